@@ -1,0 +1,104 @@
+"""One streaming pass of the float model over the calibration data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from quant.calibration.data import Feed
+from quant.calibration.histogram import Histogram, histogram
+from quant.calibration.statistics import Statistics, TensorStatistics
+from quant.errors import DataError
+from quant.graph.session import float_session
+
+
+def collect_statistics(
+    model: ir.Model,
+    tensors: Sequence[str],
+    feeds: Iterable[Feed],
+    *,
+    histograms: bool,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
+    threads: int = 0,
+) -> Statistics:
+    """Runs the model batch by batch and keeps extremes (and histograms) of the tensors.
+
+    Memory: the values of one batch, and the bins. Batches may differ in shape; empty ones of a
+    tensor count for nothing.
+
+    Args:
+        model: A prepared model; left as it is.
+        tensors: Names of float tensors; inputs of the graph are allowed.
+        feeds: Batches.
+        histograms: Whether to count values, for the rules that read more than extremes.
+        providers: onnxruntime's execution providers.
+        threads: Of the session and of the counting; 0 = all cores.
+
+    Raises:
+        DataError: If a tensor takes a NaN or infinite value, with its name.
+        ModelError: If onnxruntime cannot run the model.
+    """
+    graph_inputs = {value.name for value in model.graph.inputs}
+    computed = [name for name in tensors if name not in graph_inputs]
+    accumulators = {name: _Accumulator() for name in tensors}
+
+    def count(item: tuple[str, NDArray[Any]]) -> None:
+        name, values = item
+        accumulators[name].add(batch_statistics(name, values, histograms))
+
+    with (
+        float_session(model, computed, providers, threads) as session,
+        ThreadPoolExecutor(max_workers=threads or os.cpu_count()) as pool,
+    ):
+        for feed in feeds:
+            values = dict(zip(computed, session.run(computed, dict(feed)), strict=True)) if computed else {}
+            values |= {name: feed[name] for name in tensors if name in graph_inputs}
+            for _ in pool.map(count, values.items()):  # raises what a tensor's count raised
+                pass
+    return {name: accumulator.result() for name, accumulator in accumulators.items()}
+
+
+class _Accumulator:
+    """Statistics of one tensor so far; its histogram is merged at once, to stay small."""
+
+    def __init__(self) -> None:
+        self.lows: list[np.float32] = []
+        self.highs: list[np.float32] = []
+        self.histogram: Histogram | None = None
+
+    def add(self, batch: TensorStatistics | None) -> None:
+        if batch is None:
+            return
+        self.lows.append(batch.low)
+        self.highs.append(batch.high)
+        if batch.histogram is not None:
+            self.histogram = batch.histogram.merge(self.histogram) if self.histogram else batch.histogram
+
+    def result(self) -> TensorStatistics:
+        lows, highs = (np.array(values, dtype=np.float32) for values in (self.lows, self.highs))
+        return TensorStatistics(lows, highs, self.histogram)
+
+
+def batch_statistics(name: str, values: NDArray[Any], histograms: bool) -> TensorStatistics | None:
+    """Statistics of one batch; None if it is empty.
+
+    Raises:
+        DataError: If a value is NaN or infinite.
+    """
+    if values.size == 0:
+        return None
+    values = values.astype(np.float32, copy=False)
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise DataError(
+            f"tensor {name!r}: NaN or infinite values in the float model on the calibration data; look at"
+            " the samples, or exclude the nodes that make them"
+        )
+    counted = histogram(values, float(max(abs(low), abs(high)))) if histograms else None
+    return TensorStatistics(np.array([low]), np.array([high]), counted)

@@ -1,0 +1,124 @@
+"""From a float model as users have it to the one form that the other stages work on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from quant.errors import ModelError
+from quant.transforms.batch_norm import fold_batch_norms
+from quant.transforms.skip import Skip
+
+_log = logging.getLogger(__name__)
+
+OPSET = 21
+"""The first opset whose QuantizeLinear has 16-bit types and blocks; onnxruntime runs it everywhere."""
+IR_VERSION = 10
+
+_SMALL_BYTES = 1024
+"""Constants up to this size are shown to onnx's converter and shape inference; these read values of
+shapes, axes and pads, never of weights."""
+
+
+def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]]:
+    """A copy at opset 21 with every constant an initializer, every node named and every type known.
+
+    Args:
+        model: A float model, left as it is.
+        optimize: Also fold BatchNormalization and drop identities and unused nodes.
+
+    Returns:
+        The copy, which shares the weights' memory, and the BatchNormalizations that stayed.
+
+    Raises:
+        ModelError: If onnx cannot convert the model to the opset.
+    """
+    model = model.clone()
+    common.RemoveInitializersFromInputsPass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    if (model.opset_imports.get("") or 0) < OPSET:
+        model = _convert(model)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    model.ir_version = max(model.ir_version, IR_VERSION)
+    skipped: tuple[Skip, ...] = ()
+    if optimize:
+        common.IdentityEliminationPass()(model)
+        model, skipped = fold_batch_norms(model)
+        common.RemoveUnusedNodesPass()(model)
+    common.TopologicalSortPass()(model)
+    _name_nodes(model.graph)
+    _infer_types(model)
+    return model, skipped
+
+
+def _convert(model: ir.Model) -> ir.Model:
+    """Onnx's version converter, fed with a model whose weights are inputs for the while."""
+
+    def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
+        try:
+            return onnx.version_converter.convert_version(proto, OPSET)
+        except Exception as error:  # the converter raises RuntimeError and its own ConvertError
+            raise ModelError(
+                f"model: onnx cannot convert it from opset {model.opset_imports.get('')} to {OPSET}: {error}"
+            ) from error
+
+    return _without_weights(model, convert)
+
+
+def _infer_types(model: ir.Model) -> None:
+    """Shapes and element types of every value, in place; what cannot be inferred stays unknown."""
+
+    def infer(proto: onnx.ModelProto) -> onnx.ModelProto:
+        return onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+
+    inferred = ir.convenience.create_value_mapping(_without_weights(model, infer).graph)
+    for name, value in ir.convenience.create_value_mapping(model.graph).items():
+        if name in inferred:
+            value.type = value.type or inferred[name].type
+            value.shape = inferred[name].shape or value.shape
+    unknown = [
+        value.name for node in model.graph for value in node.outputs if value.name and value.dtype is None
+    ]
+    if unknown:
+        _log.warning("%d tensors have no known type and stay float, first %r", len(unknown), unknown[0])
+
+
+def _without_weights(model: ir.Model, function: Callable[[onnx.ModelProto], onnx.ModelProto]) -> ir.Model:
+    """Applies a function of onnx's C++ library to a model of any size; `model` is left as it is.
+
+    Large initializers travel as graph inputs, so that nothing of their size is ever serialised.
+    """
+    stripped = model.clone()
+    graph = stripped.graph
+    weights = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is not None and tensor.nbytes > _SMALL_BYTES:
+            weights[name] = tensor
+            value.const_value = None
+            value.shape, value.dtype = ir.Shape(tensor.numpy().shape), tensor.dtype
+            del graph.initializers[name]
+            graph.inputs.append(value)
+    result = ir.from_proto(function(ir.to_proto(stripped)))
+    assert isinstance(result, ir.Model)
+    for value in list(result.graph.inputs):
+        if value.name in weights:
+            result.graph.inputs.remove(value)
+            value.const_value = weights[value.name]
+            result.graph.register_initializer(value)
+    return result
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Gives every nameless node, and every second one of a name, a name of its own."""
+    taken: set[str] = set()
+    for index, node in enumerate(graph):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name = f"{name}_{index}"
+        node.name = name
+        taken.add(name)

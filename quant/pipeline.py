@@ -1,0 +1,315 @@
+"""The stages from a float model to a quantized one, each looked up in the stage cache first.
+
+    prepare -> transform -> collect statistics -> ranges and parameters -> insert -> fill
+
+A stage's key holds what it reads and nothing else, so configurations share every stage up to the
+first one that they differ in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from quant.cache import Stage, StageCache
+from quant.calibration.collect import collect_statistics
+from quant.calibration.data import CalibrationData, DataReader, Feed
+from quant.calibration.ranges import needs_histogram
+from quant.calibration.statistics import Statistics, decode_statistics, encode_statistics
+from quant.config import QuantConfig
+from quant.errors import QuantizationError
+from quant.graph.insert import Skeleton, fill, insert_qdq
+from quant.graph.load import FloatModel, load_float_model
+from quant.graph.placement import Placement, PlacementOptions, place
+from quant.graph.prepare import prepare
+from quant.graph.save import save_model
+from quant.parameters import (
+    Constants,
+    activation_params,
+    avoid_bias_overflow,
+    constant_params,
+    parameter_tensors,
+    quantized_weight,
+    tensor_bits,
+    weight_grid,
+)
+from quant.qparams import QuantParams
+from quant.transforms.equalization import EqualizationOptions, equalize
+from quant.transforms.skip import Skip
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """The result, and how many bits each tensor takes.
+
+    Attributes:
+        model: Standard ONNX with QuantizeLinear and DequantizeLinear.
+        bits: Width by tensor name, of weights (initializer names), biases and activations; tensors
+            that are not listed stay float.
+        skipped: What transforms and placement left alone, with the reasons.
+    """
+
+    model: onnx.ModelProto
+    bits: Mapping[str, int]
+    skipped: tuple[Skip, ...]
+
+    def save(self, path: str | Path, *, external_data: bool = False) -> None:
+        """Writes the model under a temporary name and renames it; the same model, the same bytes."""
+        save_model(self.model, Path(path), external_data=external_data)
+
+
+@dataclass(frozen=True)
+class Transformed:
+    """A prepared and transformed graph, with the digest of how it came about."""
+
+    model: ir.Model
+    key: tuple[Any, ...]
+    skipped: tuple[Skip, ...]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A placement and the graph with its nodes, still without numbers."""
+
+    placement: Placement
+    skeleton: Skeleton
+
+
+_PREPARE: Stage[tuple[ir.Model, tuple[Skip, ...]]] = Stage("prepare", 1, memory_entries=2)
+_TRANSFORM: Stage[tuple[ir.Model, tuple[Skip, ...]]] = Stage("transform", 1, memory_entries=4)
+_PLAN: Stage[_Plan] = Stage("plan", 1, memory_entries=8)
+_STATISTICS: Stage[Statistics] = Stage("statistics", 1, 8, encode_statistics, decode_statistics)
+_RANGES: Stage[dict[str, QuantParams]] = Stage("ranges", 1, memory_entries=64)
+_CONSTANT_PARAMS: Stage[dict[str, QuantParams]] = Stage("constant parameters", 1, memory_entries=16)
+_WEIGHTS: Stage[onnx.TensorProto] = Stage(
+    "weights", 1, memory_entries=10_000, memory_bytes=1 << 28, size=onnx.TensorProto.ByteSize
+)
+
+
+class Pipeline:
+    """Quantizes one float model with any number of configurations, computing shared stages once."""
+
+    def __init__(
+        self,
+        float_model: FloatModel,
+        data: CalibrationData,
+        cache: StageCache | None = None,
+        *,
+        histograms: bool = False,
+        threads: int = 0,
+    ) -> None:
+        """Checks that the data fits the model.
+
+        Args:
+            float_model: What to quantize.
+            data: What to calibrate with.
+            cache: Shared results; None = in memory, for this pipeline alone.
+            histograms: Count values in the first pass even if its configuration does not need
+                them, because a later one will.
+            threads: Of the float model's session and of the counting; 0 = all cores.
+
+        Raises:
+            DataError: If a feed does not fit the model's inputs.
+        """
+        data.check(float_model.inputs)
+        self.float_model = float_model
+        self.data = data
+        self.cache = StageCache() if cache is None else cache
+        self.histograms = histograms
+        self.threads = threads
+
+    def quantize(self, config: QuantConfig) -> QuantizedModel:
+        """Runs the stages for one configuration.
+
+        Raises:
+            QuantError: Of the kind that names the culprit.
+        """
+        transformed = self.transform(config)
+        plan = self._plan(transformed, PlacementOptions.of(config))
+        placement = plan.placement
+        if not placement.activations and not placement.weights:
+            raise QuantizationError(
+                "nothing to quantize: no node is selected that has a placement rule and float32 tensors"
+            )
+        constants = _Constants(transformed.model)
+        params = dict(self._activation_params(transformed, placement, config))
+        params |= self._constant_params(transformed, placement, constants, config)
+        params |= avoid_bias_overflow(placement, params, constants, config)
+        weights = self._weights(transformed, placement, params, constants, config)
+        model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants)])
+        return QuantizedModel(model, tensor_bits(placement, config), transformed.skipped + placement.skipped)
+
+    def transform(self, config: QuantConfig) -> Transformed:
+        """The graph that the configuration's transforms make."""
+        key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model)
+        model, skipped = self.cache.get(
+            _PREPARE, {"of": key}, lambda: prepare(self.float_model.model, config.optimize_model)
+        )
+        if config.include_cle:
+            options = EqualizationOptions.of(config.extra_options)
+            key = (*key, "cle", *asdict(options).values())
+            prepared = model
+            model, left = self.cache.get(_TRANSFORM, {"of": key}, lambda: equalize(prepared, options))
+            skipped += left
+        return Transformed(model, key, skipped)
+
+    def statistics(self, transformed: Transformed, config: QuantConfig, tensors: Iterable[str]) -> Statistics:
+        """Statistics of at least these tensors, from one pass over all that are ever calibrated."""
+        data = self.data.head(config.extra_options.CalibDataSize)
+        wide = self._plan(transformed, PlacementOptions.of(_WIDEST)).placement.calibrated
+        parameters = {"of": transformed.key, "data": data.digest, "providers": config.execution_providers}
+        wanted = tuple(tensors)
+        found = self._pass(transformed, parameters, data, wide, config)
+        missing = tuple(name for name in wanted if name not in found)
+        if missing:
+            found = found | self._pass(transformed, parameters, data, missing, config)
+        return found
+
+    def _pass(
+        self,
+        transformed: Transformed,
+        parameters: Mapping[str, Any],
+        data: CalibrationData,
+        tensors: tuple[str, ...],
+        config: QuantConfig,
+    ) -> Statistics:
+        """One pass, or its result from the cache; one with histograms serves for extremes too."""
+        full = {**parameters, "tensors": tensors, "histograms": True}
+        histograms = self.histograms or needs_histogram(config.calibrate_method)
+        if not histograms and (_STATISTICS, full) not in self.cache:
+            full["histograms"] = False
+        return self.cache.get(
+            _STATISTICS,
+            full,
+            lambda: collect_statistics(
+                transformed.model,
+                tensors,
+                data,
+                histograms=full["histograms"],
+                providers=config.execution_providers,
+                threads=self.threads,
+            ),
+        )
+
+    def _plan(self, transformed: Transformed, options: PlacementOptions) -> _Plan:
+        def compute() -> _Plan:
+            placement = place(transformed.model.graph, options)
+            return _Plan(placement, insert_qdq(transformed.model, placement, options))
+
+        return self.cache.get(_PLAN, {"of": transformed.key, "options": asdict(options)}, compute)
+
+    def _activation_params(
+        self, transformed: Transformed, placement: Placement, config: QuantConfig
+    ) -> dict[str, QuantParams]:
+        statistics = self.statistics(transformed, config, placement.calibrated)
+        key = {
+            "of": transformed.key,
+            "data": self.data.head(config.extra_options.CalibDataSize).digest,
+            "tensors": placement.activations,
+            "ranges": placement.range_source,
+            "method": config.calibrate_method.name,
+            "type": config.activation_type.name,
+            "options": config.extra_options.model_dump(include=_RANGE_OPTIONS),
+            "providers": config.execution_providers,
+        }
+        return self.cache.get(_RANGES, key, lambda: activation_params(statistics, placement, config))
+
+    def _constant_params(
+        self, transformed: Transformed, placement: Placement, constants: Constants, config: QuantConfig
+    ) -> dict[str, QuantParams]:
+        grids = [
+            (site.name, site.axis, repr(weight_grid(config, site))) for site in placement.weights.values()
+        ]
+        key = {"of": transformed.key, "grids": grids, "method": config.calibrate_method.name}
+        return self.cache.get(_CONSTANT_PARAMS, key, lambda: constant_params(placement, constants, config))
+
+    def _weights(
+        self,
+        transformed: Transformed,
+        placement: Placement,
+        params: Mapping[str, QuantParams],
+        constants: Constants,
+        config: QuantConfig,
+    ) -> list[onnx.TensorProto]:
+        if config.extra_options.AddQDQPairToWeight:
+            return []
+        tensors = []
+        for site in placement.weights.values():
+            own = params[site.name]
+            key = {
+                "of": transformed.key,
+                "name": site.name,
+                "axis": site.axis,
+                "type": own.zero_point.dtype.name,
+            }
+            key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}
+            tensors.append(
+                self.cache.get(_WEIGHTS, key, partial(quantized_weight, site, own, constants, config))
+            )
+        return tensors
+
+
+_RANGE_OPTIONS = {
+    "ActivationSymmetric",
+    "CalibMovingAverage",
+    "CalibMovingAverageConstant",
+    "CalibTensorRangeSymmetric",
+    "Percentile",
+    "PercentileCandidates",
+    "LWPMetric",
+    "MinimumRealRange",
+}
+"""What `activation_params` reads of the options."""
+
+_WIDEST = QuantConfig()
+"""The placement without exclusions: its calibrated tensors are those of nearly every configuration."""
+
+
+class _Constants(dict[str, NDArray[Any]]):
+    """Initializers by name, as arrays, each read when it is first asked for."""
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__()
+        self._initializers = model.graph.initializers
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        tensor = self._initializers[name].const_value
+        assert tensor is not None
+        array: NDArray[Any] = tensor.numpy()
+        self[name] = array
+        return array
+
+
+class ModelQuantizer:
+    """Quantizes a model once, without a search."""
+
+    def __init__(self, config: QuantConfig, cache_dir: str | Path | None = None) -> None:
+        """Takes the configuration, and a directory for results that later calls can share."""
+        self.config = config
+        self.cache = StageCache(None if cache_dir is None else Path(cache_dir))
+
+    def quantize_model(
+        self,
+        model_input: str | Path,
+        model_output: str | Path | None,
+        calibration_data_reader: CalibrationData | DataReader | Iterable[Feed],
+    ) -> QuantizedModel:
+        """Quantizes the model at `model_input` and writes it to `model_output`, if given.
+
+        Raises:
+            QuantError: Of the kind that names the culprit, before anything is written.
+        """
+        pipeline = Pipeline(
+            load_float_model(model_input), CalibrationData(calibration_data_reader), self.cache
+        )
+        quantized = pipeline.quantize(self.config)
+        if model_output is not None:
+            quantized.save(model_output, external_data=self.config.use_external_data_format)
+        return quantized
