@@ -1,0 +1,205 @@
+"""The `autosearch` command."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import autosearch
+from autosearch.auto_search import AutoSearch
+from autosearch.compat import changed
+from autosearch.errors import ConfigError, OutputError
+from autosearch.files import BEST, LOG, read_entry
+from autosearch.job import DataSource, Job, evaluator_of, load_data, read_job
+from autosearch.problem import read_quantization_config
+from autosearch.space import SearchSpace
+from autosearch.table import trials_table
+from autosearch.trial import SearchResult
+from quant import Pipeline, load_float_model
+
+FOUND, BAD_INPUT, NONE_WITHIN_TOLERANCE, INTERRUPTED = 0, 2, 3, 130
+"""Exit codes."""
+
+_EXAMPLES = """\
+examples:
+  autosearch space search.yaml                      what would be searched, and what that costs
+  autosearch search search.yaml                     search; the same command again goes on
+  autosearch search search.yaml --set search_algo=TPE --set search_stop_condition.time_limit=600
+  autosearch search search.yaml --output-dir results/run1 --n-jobs 2
+  autosearch quantize model.onnx --config results/run1/best.json#0 -o quantized.onnx
+
+exit codes: 0 a candidate was found, 3 none is within tolerance, 2 bad input, 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; everything so far is recorded", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autosearch",
+        description="Search for the best way to quantize an ONNX model after training.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"autosearch {autosearch.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    search = commands.add_parser("search", help="search for configurations, or go on with a search")
+    search.add_argument("config", metavar="CONFIG.yaml")
+    _add_changes(search)
+    search.add_argument("--output-dir", metavar="D", help="where models, study and reports go")
+    search.add_argument("--n-jobs", type=int, metavar="N", help="worker processes")
+    search.set_defaults(run=_search)
+
+    space = commands.add_parser("space", help="show the search space and its cost; runs nothing")
+    space.add_argument("config", metavar="CONFIG.yaml")
+    _add_changes(space)
+    space.add_argument("--first", type=int, default=10, metavar="N", help="configurations to list (10)")
+    space.set_defaults(run=_space)
+
+    quantize = commands.add_parser("quantize", help="quantize with a recorded configuration")
+    quantize.add_argument("model", metavar="MODEL.onnx")
+    quantize.add_argument("--config", required=True, metavar="best.json#0", help="record and its entry")
+    quantize.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
+    quantize.add_argument(
+        "--data", metavar="DATA.npz", help="calibration data; default: what was searched with"
+    )
+    quantize.add_argument("--batch-size", type=int, metavar="N", help="samples in a feed of --data")
+    quantize.set_defaults(run=_quantize)
+    return parser
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a key of the file; keys of inner mappings with dots, values as YAML",
+    )
+
+
+def _search(options: argparse.Namespace) -> int:
+    given = {"search_output_dir": options.output_dir, "n_jobs": options.n_jobs}
+    changes = {name: value for name, value in given.items() if value is not None}
+    job = read_job(options.config, options.set)
+    search = make_search(dataclasses.replace(job, settings=changed(job.settings, changes)))
+    search.search_model()
+    assert search.result is not None
+    print(_summary(search, search.result))
+    if search.result.interrupted:
+        return INTERRUPTED
+    return FOUND if search.result.candidates else NONE_WITHIN_TOLERANCE
+
+
+def make_search(job: Job) -> AutoSearch:
+    """The search that a YAML file describes.
+
+    Raises:
+        ConfigError, DataError, ModelError, OutputError: Before any work.
+    """
+    calibration = load_data(job.calibration_data)
+    evaluation = None if job.eval_data is None else load_data(job.eval_data)
+    settings = changed(job.settings, {"search_evaluator": evaluator_of(job, evaluation)})
+    return AutoSearch(
+        job.quantization_config,
+        settings,
+        job.model_input,
+        calibration,
+        evaluation,
+        source={"calibration_data": _recorded(job.calibration_data)},
+    )
+
+
+def _recorded(source: DataSource) -> dict[str, Any]:
+    path = None if source.path is None else str(source.path)
+    return {
+        "path": path,
+        "reader": source.reader,
+        "batch_size": source.batch_size,
+        "samples": source.samples,
+        "labels": source.labels,
+    }
+
+
+def _summary(search: AutoSearch, result: SearchResult) -> str:
+    settings, metric = search.problem.settings, search.problem.metric
+    ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
+    lines = []
+    if ranked:
+        lines += [trials_table(ranked, metric), ""]
+    if not result.candidates:
+        lines.append(
+            f"None is within the tolerance of {settings.search_metric_tolerance}; the best trial is shown."
+        )
+    if result.failed:
+        lines.append(f"{len(result.failed)} trials failed, first: {result.failed[0].outcome.error}")
+    directory = search.problem.output_dir
+    lines += [
+        f"{len(result.candidates)} candidates of {len(result.trials)} trials in {result.seconds:.1f} s;"
+        f" stopped: {result.stop_reason}",
+        f"models   {search.problem.models_dir}",
+        f"records  {directory / BEST}, {directory / LOG}, {settings.storage or directory / 'study.db'}",
+        f"log      {settings.search_log_path}",
+    ]
+    return "\n".join(lines)
+
+
+def _space(options: argparse.Namespace) -> int:
+    job = read_job(options.config, options.set)
+    space = SearchSpace(job.settings.search_space, read_quantization_config(job.quantization_config))
+    print(space.describe(options.first))
+    return FOUND
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    entry = read_entry(options.config)
+    source = entry["source"]
+    float_model = load_float_model(options.model)
+    if source.get("model_digest") not in (None, float_model.digest):
+        print("note: this is not the model that was searched", file=sys.stderr)
+    data = load_data(_replay_source(options, source))
+    if source.get("calibration_data_digest") not in (None, data.digest):
+        print("note: these are not the data that the search calibrated with", file=sys.stderr)
+    output = Path(options.output)
+    if not output.parent.is_dir():
+        raise OutputError(f"--output {str(output)!r}: no directory {str(output.parent)!r}")
+    config = entry["config"]
+    quantized = Pipeline(float_model, data).quantize(config)
+    quantized.save(output, external_data=config.use_external_data_format)
+    print(f"{output}: {len(quantized.bits)} tensors quantized")
+    return FOUND
+
+
+def _replay_source(options: argparse.Namespace, source: dict[str, Any]) -> DataSource:
+    recorded = source.get("calibration_data") or {}
+    if options.data is not None:
+        changes = {"path": Path(options.data), "reader": None}
+        recorded = {**recorded, **changes}
+    if options.batch_size is not None:
+        recorded = {**recorded, "batch_size": options.batch_size}
+    if not recorded.get("path") and not recorded.get("reader"):
+        raise ConfigError("--data: the record does not say where its calibration data lie; name them")
+    if recorded.get("path") and not Path(recorded["path"]).is_file():
+        raise ConfigError(f"--data: the recorded data {recorded['path']!r} are gone; name them")
+    return DataSource(**recorded)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

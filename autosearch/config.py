@@ -1,0 +1,119 @@
+"""What a search is asked to do: one frozen, validated value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from autosearch.stop import Limits
+
+SearchSpaceValue = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+DEFAULT_SEARCH_SPACE: Mapping[str, Any] = {
+    "calibrate_method": ["MinMax", "Percentile", "Entropy", "MinMSE", "NonOverflow"],
+    "activation_type": ["QInt8", "QInt16"],
+    "weight_type": ["QInt8"],
+    "per_channel": [False, True],
+    "include_cle": [False, True],
+    "extra_options": {"ActivationSymmetric": [False, True], "Percentile": [99.9, 99.99, 99.999]},
+}
+"""What is searched when nothing is said: every calibration method, 8 and 16 bits."""
+
+_STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+def _off(value: object) -> object:
+    """-1 switches a condition off, as None does."""
+    return None if value == -1 and not isinstance(value, bool) else value
+
+
+Count = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_off)]
+Seconds = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_off)]
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class StopCondition:
+    """When to stop; -1 or absent = off. The first condition that holds ends the search.
+
+    Attributes:
+        find_n_candidates: Candidates to find.
+        find_best_candidate: Trials without a better candidate after the first one.
+        iteration_limit: Trials.
+        time_limit: Seconds of wall-clock time, quantizing and evaluating included.
+    """
+
+    find_n_candidates: Count = None
+    find_best_candidate: Count = None
+    iteration_limit: Count = None
+    time_limit: Seconds = None
+
+    @property
+    def limits(self) -> Limits:
+        """The same for `autosearch.stop`."""
+        return Limits(self.find_n_candidates, self.find_best_candidate, self.iteration_limit, self.time_limit)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AdvancedFastftParams:
+    """Parameters of the advanced FastFinetune search."""
+
+    sampler_algo: str = "TPE"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    n_trials: int = Field(default=10, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class AutoSearchConfig:
+    """How to search.
+
+    It may be given as an instance, as a class with attributes of these names, as a dict or as the path
+    of a YAML file.
+
+    Attributes:
+        search_space: Choices for the keys of `quant.QuantConfig`, nested as there; a list of such
+            dicts is their union.
+        search_algo: ``grid_search`` (all), ``random``, ``priority`` (cheapest first) or an Optuna
+            sampler by name (``TPE``, ``NSGAII``, ``QMC`` ...).
+        search_metric: What decides: L1, L2, cos, psnr, ssim, sqnr, max_abs of the built-in
+            evaluator, or a metric of the custom one.
+        search_metric_tolerance: A configuration is a candidate if its difference is within it: at
+            most, or for similarities (cos, psnr, ssim, sqnr) at least. None = every one is.
+        search_evaluator: ``callable(model path) -> float``, or an object with ``evaluate`` and
+            metrics; None = the built-in evaluator.
+        search_cache_dir: Where results of stages are kept between searches.
+        search_output_dir: Where models, study and reports go.
+        search_log_path: The log to ``tail -f``.
+        search_stop_condition: When to stop.
+        two_stage_search: Calibration first, then FastFinetune.
+        advanced_fastft_search, advanced_fastft_params: Continuous search of FastFinetune.
+        n_jobs: Worker processes.
+        search_devices: ``cpu``.
+        search_seed: Of everything random.
+        storage: Optuna storage URL; None = ``study.db`` (SQLite) in the output directory.
+        study_name: Name in that storage; None = one made from what is searched, so that the same
+            search resumes and another one does not collide.
+        keep_models: ``candidates``, ``all``, or only the ``best`` model.
+    """
+
+    search_space: SearchSpaceValue = field(default_factory=lambda: dict(DEFAULT_SEARCH_SPACE))
+    search_algo: str = "grid_search"
+    search_metric: str | None = None
+    search_metric_tolerance: float | None = None
+    search_evaluator: Any = None
+    search_cache_dir: str = "./"
+    search_output_dir: str = "./"
+    search_log_path: str = "./auto_search.log"
+    search_stop_condition: StopCondition = StopCondition()
+    two_stage_search: bool = False
+    advanced_fastft_search: bool = False
+    advanced_fastft_params: AdvancedFastftParams = AdvancedFastftParams()
+    n_jobs: int = Field(default=1, gt=0)
+    search_devices: str = "cpu"
+    search_seed: int = Field(default=0, ge=0)
+    storage: str | None = None
+    study_name: str | None = None
+    keep_models: Literal["candidates", "all", "best"] = "candidates"

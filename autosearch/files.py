@@ -1,0 +1,132 @@
+"""log.json and best.json: the record for other programs, and what a configuration is replayed from."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from autosearch.errors import ConfigError
+from autosearch.trial import Trial
+from quant import QuantConfig
+from quant.cache import write_atomically
+
+BEST = "best.json"
+LOG = "log.json"
+MOST_BEST = 100
+"""Ranks in best.json; the study has all."""
+
+
+def write_log(directory: Path, trials: Sequence[Trial], metric: str, source: Mapping[str, Any]) -> None:
+    """Every trial by its number, in MASE's form with the configuration added."""
+    _write(directory / LOG, {str(trial.number): _logged(trial, metric, source) for trial in trials})
+
+
+def write_best(directory: Path, ranked: Sequence[Trial], metric: str, source: Mapping[str, Any]) -> None:
+    """The best trials by rank.
+
+    Args:
+        directory: Where.
+        ranked: Best first; candidates, or the best trial alone if there are none.
+        metric: The searched one.
+        source: Model and data, as `autosearch quantize` needs them.
+    """
+    entries = {
+        str(rank): {
+            "number": trial.number,
+            "value": finite(trial.outcome.metrics.get(metric)),
+            "software_metrics": _finite_values(trial.outcome.metrics),
+            "hardware_metrics": {},
+            "scaled_metrics": _finite_values(trial.outcome.metrics),
+            "sampled_config": dict(trial.params),
+            "difference": finite(trial.difference),
+            "is_candidate": trial.is_candidate,
+            "config": dict(trial.config),
+            "config_digest": trial.digest,
+            "model_path": trial.outcome.model_path,
+            "model_digest": trial.outcome.model_digest,
+            "source": dict(source),
+        }
+        for rank, trial in enumerate(ranked[:MOST_BEST])
+    }
+    _write(directory / BEST, entries)
+
+
+def read_entry(reference: str) -> dict[str, Any]:
+    """The recorded trial that ``best.json#0`` or ``log.json#12`` names.
+
+    Raises:
+        ConfigError: If the file, the entry or its configuration is not there.
+    """
+    path, _, key = reference.partition("#")
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config: no file {path!r}") from None
+    except ValueError as error:
+        raise ConfigError(f"--config {path!r}: not JSON: {error}") from None
+    key = key or "0"
+    if not isinstance(entries, dict) or key not in entries:
+        known = ", ".join(list(entries)[:10]) if isinstance(entries, dict) else "none"
+        raise ConfigError(f"--config {path!r}: no entry {key!r}; there are: {known}")
+    entry = entries[key]
+    config = entry.get("config", entry.get("user_attrs_config")) if isinstance(entry, dict) else None
+    if config is None:
+        raise ConfigError(f"--config {reference!r}: the entry has no configuration")
+    return {
+        **entry,
+        "config": QuantConfig(**config),
+        "source": entry.get("source", entry.get("user_attrs_source", {})),
+    }
+
+
+def finite(value: float | None) -> float | str | None:
+    """A number as JSON has it; infinities as words."""
+    return value if value is None or math.isfinite(value) else str(value)
+
+
+def _finite_values(values: Mapping[str, float]) -> dict[str, float | str | None]:
+    return {name: finite(value) for name, value in values.items()}
+
+
+def _logged(trial: Trial, metric: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = _finite_values(trial.outcome.metrics)
+    return {
+        "number": trial.number,
+        "value": metrics.get(metric),
+        "user_attrs_hardware_metrics": {},
+        "user_attrs_sampled_config": dict(trial.params),
+        "user_attrs_scaled_metrics": metrics,
+        "user_attrs_software_metrics": metrics,
+        "user_attrs_difference": finite(trial.difference),
+        "user_attrs_is_candidate": trial.is_candidate,
+        "user_attrs_config": dict(trial.config),
+        "user_attrs_config_digest": trial.digest,
+        "user_attrs_model_path": trial.outcome.model_path,
+        "user_attrs_model_digest": trial.outcome.model_digest,
+        "user_attrs_seconds": dict(trial.outcome.seconds),
+        "user_attrs_error": trial.outcome.error,
+        "user_attrs_source": dict(source),
+        "state": "FAIL" if trial.state == "failed" else "COMPLETE",
+        "datetime_start": _milliseconds(trial.started),
+        "datetime_complete": _milliseconds(trial.ended),
+        "duration": _milliseconds(trial.ended) - _milliseconds(trial.started),
+    }
+
+
+def _milliseconds(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def _write(path: Path, value: object) -> None:
+    text = json.dumps(value, indent=2, allow_nan=False)
+    write_atomically(path, (_compact_numbers(text) + "\n").encode())
+
+
+def _compact_numbers(text: str) -> str:
+    """Lists of numbers on one line."""
+    return re.sub(r"\[\s+([-\d.e+,\s]+?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)

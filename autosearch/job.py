@@ -1,0 +1,185 @@
+"""A search as a YAML file: the model, the data, and the keys of `AutoSearchConfig`, on one level."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as validated
+
+from autosearch.compat import JOB_KEYS, build, parse_config, read_yaml
+from autosearch.config import AutoSearchConfig
+from autosearch.errors import ConfigError
+from evaluators import AccuracyEvaluator
+from quant import CalibrationData, DataError
+
+_BATCH_SIZE = 32
+
+
+@validated(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class DataSource:
+    """Where feeds come from.
+
+    Attributes:
+        path: An .npz archive with an array for each model input, samples along the first axis.
+        reader: ``module:callable`` instead, which returns a data reader or a list of feeds.
+        batch_size: Samples in a feed, of an archive.
+        samples: How many to take; None = all.
+        labels: Name of the array of labels in the archive.
+    """
+
+    path: Path | None = None
+    reader: str | None = None
+    batch_size: int = Field(default=_BATCH_SIZE, gt=0)
+    samples: int | None = Field(default=None, gt=0)
+    labels: str = "labels"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A YAML file, read.
+
+    Attributes:
+        model_input: The float model.
+        quantization_config: What all configurations share.
+        calibration_data, eval_data: Where feeds come from.
+        settings: How to search.
+    """
+
+    model_input: Path
+    quantization_config: Mapping[str, Any]
+    calibration_data: DataSource
+    eval_data: DataSource | None
+    settings: AutoSearchConfig
+
+
+def read_job(path: str | Path, changes: Sequence[str] = ()) -> Job:
+    """Reads a YAML file; paths of inputs in it are relative to its folder.
+
+    Raises:
+        ConfigError: Naming the file, the key and what to do.
+    """
+    content = read_yaml(path, changes)
+    folder = Path(path).resolve().parent
+    for key in ("model_input", "calibration_data"):
+        if not content.get(key):
+            raise ConfigError(f"{path}: {key} is missing")
+    sys.path[:0] = [str(folder), str(Path.cwd())]  # modules that the file names
+    evaluation = content.get("eval_data")
+    job = Job(
+        model_input=folder / str(content["model_input"]),
+        quantization_config=content.get("quantization_config") or {},
+        calibration_data=_data_source(content["calibration_data"], "calibration_data", folder),
+        eval_data=None if evaluation is None else _data_source(evaluation, "eval_data", folder),
+        settings=parse_config({key: value for key, value in content.items() if key not in JOB_KEYS}),
+    )
+    if not job.model_input.is_file():
+        raise ConfigError(f"{path}: model_input: no file {str(job.model_input)!r}")
+    return job
+
+
+def load_data(source: DataSource) -> CalibrationData:
+    """Feeds of a source.
+
+    Raises:
+        DataError: If they cannot be read.
+    """
+    if source.reader is not None:
+        made = import_object(source.reader)
+        return CalibrationData(made() if callable(made) else made).head(source.samples)
+    arrays = _arrays(source)
+    arrays.pop(source.labels, None)
+    count = _samples(arrays, source)
+    size = source.batch_size
+    starts = range(0, count, size)
+    return CalibrationData(
+        [
+            {name: array[start : min(start + size, count)] for name, array in arrays.items()}
+            for start in starts
+        ]
+    )
+
+
+def load_labels(source: DataSource) -> NDArray[Any]:
+    """Labels of a source.
+
+    Raises:
+        DataError: If it has none.
+    """
+    arrays = _arrays(source)
+    if source.labels not in arrays:
+        raise DataError(f"{source.path}: no array {source.labels!r}; there are {', '.join(arrays)}")
+    labels = arrays[source.labels]
+    return labels[: source.samples]
+
+
+def evaluator_of(job: Job, evaluation: CalibrationData | None) -> Any:
+    """The evaluator that a YAML file means: imported, accuracy on labelled data, or None = built-in.
+
+    Raises:
+        ConfigError: If it cannot be.
+    """
+    wanted = job.settings.search_evaluator
+    if isinstance(wanted, str):
+        return import_object(wanted)
+    if wanted is None and (job.settings.search_metric or "").casefold() == "accuracy":
+        if job.eval_data is None or evaluation is None or job.eval_data.path is None:
+            raise ConfigError(
+                "search_metric: accuracy needs eval_data: {path: ARCHIVE.npz, labels: NAME OF ITS LABELS}"
+            )
+        return AccuracyEvaluator(evaluation, load_labels(job.eval_data))
+    return wanted
+
+
+def import_object(name: str) -> Any:
+    """What ``package.module:attribute`` names.
+
+    Raises:
+        ConfigError: If it is not there.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ConfigError(f"{name!r}: write module:attribute, such as my_project.data:make_reader")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name!r}: cannot be imported: {error}") from error
+
+
+def _data_source(value: object, place: str, folder: Path) -> DataSource:
+    given = {"path": value} if isinstance(value, str) else value
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{place}: got {value!r}; give a path or {{path: ..., batch_size: ...}}")
+    source = build(DataSource, given, place)
+    if (source.path is None) == (source.reader is None):
+        raise ConfigError(f"{place}: give either a path or a reader")
+    if source.path is None:
+        return source
+    path = folder / source.path
+    if not path.is_file():
+        raise ConfigError(f"{place}: no file {str(path)!r}")
+    return build(DataSource, {**given, "path": path}, place)
+
+
+def _arrays(source: DataSource) -> dict[str, NDArray[Any]]:
+    assert source.path is not None
+    try:
+        with np.load(source.path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{source.path}: not an .npz archive of arrays: {error}") from None
+
+
+def _samples(arrays: Mapping[str, NDArray[Any]], source: DataSource) -> int:
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if not counts or len(set(counts.values())) > 1 or not min(counts.values()):
+        raise DataError(f"{source.path}: arrays must be of one number of samples, more than none: {counts}")
+    count = min(counts.values())
+    return count if source.samples is None else min(count, source.samples)

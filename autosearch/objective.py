@@ -1,0 +1,80 @@
+"""One configuration -> one outcome: quantize, evaluate, or the reason of the failure."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from autosearch.digest import file_digest
+from autosearch.trial import Outcome
+from evaluators import Evaluator
+from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
+
+
+class Objective:
+    """What every trial does. It can be sent to another process, which opens the model for itself."""
+
+    def __init__(
+        self,
+        float_model: FloatModel,
+        data: CalibrationData,
+        evaluator: Evaluator,
+        *,
+        cache_dir: Path | None,
+        histograms: bool,
+        threads: int,
+    ) -> None:
+        """Takes what all trials share.
+
+        Args:
+            float_model: What to quantize.
+            data: What to calibrate with.
+            evaluator: What gives the metrics.
+            cache_dir: Of stage results; None = in memory alone.
+            histograms: Whether some configuration of the search needs them.
+            threads: Of one worker; 0 = all cores.
+
+        Raises:
+            DataError: If the data does not fit the model.
+        """
+        self.model_path = float_model.path
+        self.data = data
+        self.evaluator = evaluator
+        self.cache_dir = cache_dir
+        self.histograms = histograms
+        self.threads = threads
+        self._pipeline: Pipeline | None = self._open(float_model)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pipeline": None}
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages, with this process's cache."""
+        if self._pipeline is None:
+            self._pipeline = self._open(load_float_model(self.model_path))
+        return self._pipeline
+
+    def _open(self, float_model: FloatModel) -> Pipeline:
+        cache = StageCache(self.cache_dir)
+        return Pipeline(float_model, self.data, cache, histograms=self.histograms, threads=self.threads)
+
+    def __call__(self, config: QuantConfig, path: Path) -> Outcome:
+        """Quantizes to `path` and evaluates that file; a failure is an outcome, too."""
+        seconds: dict[str, float] = {}
+        written = None
+        try:
+            start = time.perf_counter()
+            quantized = self.pipeline.quantize(config)
+            quantized.save(path, external_data=config.use_external_data_format)
+            written = str(path)
+            seconds["quantize"] = time.perf_counter() - start
+            start = time.perf_counter()
+            metrics = self.evaluator.evaluate(path)
+            seconds["evaluate"] = time.perf_counter() - start
+            return Outcome(metrics, seconds, written, file_digest(path))
+        except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises
+            described = f"{type(error).__name__}: {error}"
+            return Outcome({}, seconds, written, None, described, traceback.format_exc())

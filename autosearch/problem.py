@@ -1,0 +1,210 @@
+"""Everything that a search needs, checked and put together before any work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autosearch.config import AutoSearchConfig
+from autosearch.digest import digest_of_json
+from autosearch.errors import ConfigError, OutputError
+from autosearch.objective import Objective
+from autosearch.samplers import Sampler, make_sampler
+from autosearch.space import CostModel, SearchSpace, effective_config
+from autosearch.space.rules import METHOD
+from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings, as_evaluator
+from quant import CalibrationData, FloatModel, QuantConfig, load_float_model
+from quant.calibration.data import DataReader, Feed
+from quant.calibration.ranges import needs_histogram
+from quant.errors import nearest
+from quant.types import CALIBRATE_METHODS
+
+Data = CalibrationData | DataReader | Iterable[Feed]
+
+CACHE_FOLDER = "autosearch_cache"
+_DEFAULT_METRIC = "L2"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched; made by `pose`, which checks it.
+
+    Attributes:
+        settings: How to search.
+        base: What configurations share.
+        float_model: What to quantize.
+        data: What to calibrate with.
+        evaluation_data: What the built-in evaluator compares on.
+        space: What is varied.
+        evaluator: What gives the metrics.
+        notes: What was decided on the way that the user may want to know.
+    """
+
+    settings: AutoSearchConfig
+    base: QuantConfig
+    float_model: FloatModel
+    data: CalibrationData
+    evaluation_data: CalibrationData
+    space: SearchSpace
+    evaluator: Evaluator
+    notes: tuple[str, ...]
+
+    @property
+    def metric(self) -> Metric:
+        """The searched one; of a custom evaluator certain after its first evaluation only."""
+        return searched_metric(self.settings, self.evaluator)
+
+    @property
+    def output_dir(self) -> Path:
+        """Where everything but cache and log goes."""
+        return Path(self.settings.search_output_dir)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where quantized models are written."""
+        return self.output_dir / "models"
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What makes two searches the same, by the words that an error uses."""
+        return {
+            "model": self.float_model.digest,
+            "calibration data": self.data.digest,
+            "evaluation data": self.evaluation_data.digest,
+            "search space": self.space.digest,
+            "quantization_config": digest_of_json(effective_config(self.base)),
+            "metric": [self.metric.name, self.metric.direction],
+            "evaluator": type(self.evaluator).__name__,
+        }
+
+    def sampler(self) -> Sampler:
+        """A fresh one."""
+        return make_sampler(self.settings.search_algo, self.space, self.settings.search_seed)
+
+    def objective(self) -> Objective:
+        """What trials execute."""
+        return Objective(
+            self.float_model,
+            self.data,
+            self.evaluator,
+            cache_dir=Path(self.settings.search_cache_dir) / CACHE_FOLDER,
+            histograms=self._needs_histograms,
+            threads=threads_per_worker(self.settings.n_jobs),
+        )
+
+    @property
+    def _needs_histograms(self) -> bool:
+        return any(needs_histogram(CALIBRATE_METHODS[method]) for method in self.space.values_of(METHOD))
+
+
+def pose(
+    quantization_config: QuantConfig | Mapping[str, Any] | None,
+    settings: AutoSearchConfig,
+    model_input: str | Path | FloatModel,
+    calibration_data: Data,
+    evaluation_data: Data | None = None,
+) -> Problem:
+    """Checks everything that can be checked before a trial.
+
+    Raises:
+        ConfigError, DataError, ModelError, OutputError, EvaluatorInputError: Naming the place, the
+            value and the remedy.
+    """
+    notes = _unsupported(settings)
+    base = read_quantization_config(quantization_config)
+    float_model = model_input if isinstance(model_input, FloatModel) else load_float_model(model_input)
+    data = CalibrationData(calibration_data)
+    data.check(float_model.inputs)
+    held_out = data if evaluation_data is None else CalibrationData(evaluation_data)
+    if held_out is not data:
+        held_out.check(float_model.inputs)
+    space = SearchSpace(settings.search_space, base, cost_model=CostModel.estimate(samples=data.samples))
+    make_sampler(settings.search_algo, space, settings.search_seed)  # refuses what it cannot sample
+    evaluator = _evaluator(settings, float_model, held_out)
+    searched_metric(settings, evaluator)  # refuses one that nothing produces
+    _check_writable(Path(settings.search_output_dir))
+    return Problem(settings, base, float_model, data, held_out, space, evaluator, notes)
+
+
+def read_quantization_config(given: QuantConfig | Mapping[str, Any] | None) -> QuantConfig:
+    """The base configuration from what the caller has.
+
+    Raises:
+        ConfigError: If it is wrong, with the place.
+    """
+    if given is None:
+        return QuantConfig()
+    if isinstance(given, QuantConfig):
+        return given
+    if isinstance(given, Mapping):
+        try:
+            return QuantConfig(**given)
+        except ConfigError as error:
+            raise ConfigError(f"quantization_config: {error}") from None
+    raise ConfigError(f"quantization_config: got {type(given).__name__}; give a QuantConfig or a dict")
+
+
+def threads_per_worker(n_jobs: int) -> int:
+    """The cores that this process may use, shared out; at least one."""
+    return max(1, len(os.sched_getaffinity(0)) // n_jobs)
+
+
+def _unsupported(settings: AutoSearchConfig) -> tuple[str, ...]:
+    if settings.advanced_fastft_search:
+        raise ConfigError(
+            "advanced_fastft_search: FastFinetune is not available in this version; set it to false"
+        )
+    if settings.search_devices != "cpu":
+        raise ConfigError(
+            f"search_devices: {settings.search_devices!r} is not available in this version; use 'cpu'"
+        )
+    if settings.two_stage_search:
+        return (
+            "two_stage_search has no effect: FastFinetune, its second stage, is not available in this"
+            " version; running the standard search",
+        )
+    return ()
+
+
+def _evaluator(settings: AutoSearchConfig, float_model: FloatModel, data: CalibrationData) -> Evaluator:
+    if settings.search_evaluator is not None:
+        return as_evaluator(settings.search_evaluator)
+    return DistanceEvaluator(
+        float_model.path,
+        data,
+        (settings.search_metric or _DEFAULT_METRIC,),
+        cache_dir=Path(settings.search_cache_dir) / CACHE_FOLDER,
+        session_settings=SessionSettings(threads=threads_per_worker(settings.n_jobs)),
+    )
+
+
+def searched_metric(settings: AutoSearchConfig, evaluator: Evaluator) -> Metric:
+    """The metric that `search_metric` names, else the evaluator's first.
+
+    The name of a built-in distance says nothing to a custom evaluator, which then decides by its first
+    metric: such configurations exist, because L2 is the documented default.
+
+    Raises:
+        ConfigError: If the evaluator has no such metric.
+    """
+    wanted = settings.search_metric
+    by_name = {metric.name.casefold(): metric for metric in evaluator.metrics}
+    if wanted is None or wanted.casefold() in by_name:
+        return evaluator.metrics[0] if wanted is None else by_name[wanted.casefold()]
+    if wanted.casefold() in {name.casefold() for name in DISTANCES}:
+        return evaluator.metrics[0]
+    names = [metric.name for metric in evaluator.metrics]
+    raise ConfigError(f"search_metric: the evaluator has no metric {wanted!r}{nearest(wanted, names)}")
+
+
+def _check_writable(directory: Path) -> None:
+    probe = directory / f".autosearch-{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"search_output_dir {str(directory)!r}: cannot be written: {error}") from error

@@ -1,0 +1,110 @@
+"""Samplers by the names that a configuration gives them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+
+import optuna.samplers
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from autosearch.samplers.contract import Sampler
+from autosearch.samplers.grid import GridSampler
+from autosearch.samplers.optuna import OptunaSampler
+from autosearch.samplers.priority import PrioritySampler
+from autosearch.samplers.random import RandomSampler
+from autosearch.space import SearchSpace
+from quant.errors import ConfigError, nearest
+
+
+class _BruteForceSampler(optuna.samplers.BruteForceSampler):
+    """Optuna's, without its call to `Study.stop`, which ask and tell have no use for."""
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: object) -> None:
+        """Leaves it to the caller to find that nothing is left."""
+
+
+_OWN: Mapping[str, Callable[[SearchSpace, int | None], Sampler]] = {
+    "grid_search": lambda space, seed: GridSampler(space),
+    "random": RandomSampler,
+    "priority": lambda space, seed: PrioritySampler(space),
+}
+
+_OPTUNA: Mapping[str, Callable[[int | None], BaseSampler]] = {
+    "TPESampler": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
+    "RandomSampler": lambda seed: optuna.samplers.RandomSampler(seed),
+    "CmaEsSampler": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "GPSampler": lambda seed: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
+    "NSGAIISampler": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
+    "NSGAIIISampler": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
+    "QMCSampler": lambda seed: optuna.samplers.QMCSampler(
+        seed=seed,
+        scramble=True,
+        warn_independent_sampling=False,
+        warn_asynchronous_seeding=False,
+    ),
+    "BruteForceSampler": lambda seed: _BruteForceSampler(seed),
+}
+"""By Optuna's class name; the short names of `SHORT_NAMES` mean the same."""
+
+SHORT_NAMES: Mapping[str, str] = {
+    "TPE": "TPESampler",
+    "CmaEs": "CmaEsSampler",
+    "GP": "GPSampler",
+    "GPS": "GPSampler",
+    "NSGAII": "NSGAIISampler",
+    "NSGAIII": "NSGAIIISampler",
+    "QMC": "QMCSampler",
+    "BruteForce": "BruteForceSampler",
+}
+
+_PACKAGES: Mapping[str, tuple[str, ...]] = {
+    "CmaEsSampler": ("cmaes",),
+    "GPSampler": ("scipy", "torch"),
+    "QMCSampler": ("scipy",),
+}
+"""What Optuna's samplers import beyond Optuna's own dependencies."""
+
+
+def sampler_names() -> tuple[str, ...]:
+    """Every name that `make_sampler` takes."""
+    return (*_OWN, *SHORT_NAMES, *_OPTUNA)
+
+
+def make_sampler(
+    name: str, space: SearchSpace, seed: int | None = None, place: str = "search_algo"
+) -> Sampler:
+    """The sampler of that name, upper and lower case alike.
+
+    ``random`` is this package's own; Optuna's is ``RandomSampler``.
+
+    Args:
+        name: ``grid_search``, ``random``, ``priority``, or one of Optuna's: ``TPE``, ``TPESampler``.
+        space: What to sample from.
+        seed: Of all randomness; None = from the operating system.
+        place: Where the name is written, for errors.
+
+    Raises:
+        ConfigError: If there is no such sampler, if a package that it needs is missing, or if it
+            must enumerate the space and cannot.
+    """
+    known = {known.casefold(): known for known in sampler_names()}
+    found = known.get(name.casefold())
+    if found is None:
+        raise ConfigError(f"{place}: unknown sampler {name!r}{nearest(name, sampler_names())}")
+    if found in _OWN:
+        return _OWN[found](space, seed)
+    class_name = SHORT_NAMES.get(found, found)
+    missing = [package for package in _PACKAGES.get(class_name, ()) if find_spec(package) is None]
+    if missing:
+        packages = " ".join(missing)
+        raise ConfigError(f"{place}: {name!r} needs {packages}; install with: pip install {packages}")
+    if class_name == "BruteForceSampler":
+        space.require_finite()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return OptunaSampler(space, _OPTUNA[class_name](seed), seed)

@@ -1,0 +1,236 @@
+"""The search space: which configurations there are, and what each one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.trial import BaseTrial
+
+from autosearch.space.configuration import Configuration, Point
+from autosearch.space.cost import CostModel
+from autosearch.space.dimensions import Dimension
+from autosearch.space.effective import canonical_json, digest_of
+from autosearch.space.enumeration import Enumeration, enumerate_parts
+from autosearch.space.parts import Part, parse_search_space
+from autosearch.space.report import SpaceReport
+from autosearch.space.rules import (
+    LEARNING_RATE,
+    NUM_ITER_LR,
+    NUM_ITERATIONS,
+    RULES,
+    Rule,
+    apply_rules,
+    refusal,
+    stripped_keys,
+)
+from autosearch.space.suggest import offered, suggest_point, trial_params
+from quant.config import QuantConfig
+from quant.errors import ConfigError
+
+ENUMERATION_LIMIT = 2**22
+"""Points up to which a space is enumerated: some seconds and a few hundred MB."""
+
+
+class SearchSpace:
+    """A union of products of choices, over a base configuration.
+
+    Points (one for every combination of choices) are numbered part by part, the key written last
+    varying fastest. Many points may be one configuration: `Enumeration` has the distinct ones.
+
+    Args:
+        search_space: A dict from keys to choices or ranges, or a list of such dicts.
+        base: Where the keys that the space does not name come from.
+        cost_model: Prices configurations.
+        rules: What is refused and merged.
+        limit: Points up to which the space is enumerated.
+
+    Raises:
+        ConfigError: For a key, a choice or a range that is wrong, naming its place.
+    """
+
+    def __init__(
+        self,
+        search_space: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        base: QuantConfig | None = None,
+        *,
+        cost_model: CostModel | None = None,
+        rules: Sequence[Rule] = RULES,
+        limit: int = ENUMERATION_LIMIT,
+    ) -> None:
+        self.parts: tuple[Part, ...] = parse_search_space(search_space, base or QuantConfig())
+        self.cost_model = cost_model or CostModel()
+        self.rules = tuple(rules)
+        self.limit = limit
+
+    @cached_property
+    def raw_size(self) -> int | None:
+        """Number of points; None where a range is continuous."""
+        sizes = [part.size for part in self.parts]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @cached_property
+    def digest(self) -> str:
+        """What the dimensions are, whatever they were written like; the base is left aside."""
+        return digest_of([[dimension.described() for dimension in part.dimensions] for part in self.parts])
+
+    def values_of(self, key: str) -> tuple[Any, ...]:
+        """Every value that a key takes somewhere, unless it is a range: then its ends."""
+        values = {}
+        for part in self.parts:
+            written = next((one for one in part.dimensions if one.key == key), None)
+            for value in written.extremes if written else (part.base[key],):
+                values[canonical_json(value)] = value
+        return tuple(values.values())
+
+    @property
+    def is_enumerable(self) -> bool:
+        """Whether all points are finite in number and few enough to be listed."""
+        return self.raw_size is not None and self.raw_size <= self.limit
+
+    @cached_property
+    def enumeration(self) -> Enumeration:
+        """The distinct configurations.
+
+        Raises:
+            ConfigError: If the space is not enumerable, with the remedy.
+        """
+        if self.require_finite() > self.limit:
+            raise ConfigError(
+                f"search_space: {self.raw_size} points are too many to enumerate (limit {self.limit}); "
+                "leave choices out, or search with 'random' or 'TPE'"
+            )
+        return enumerate_parts(self.parts, self.rules, self.cost_model)
+
+    def require_finite(self) -> int:
+        """The number of points.
+
+        Raises:
+            ConfigError: If a range is continuous, with the remedy.
+        """
+        if self.raw_size is None:
+            raise ConfigError(
+                f"{self._continuous()}: a continuous range cannot be enumerated; "
+                "give it a step or a list of choices, or search with 'random' or 'TPE'"
+            )
+        return self.raw_size
+
+    def __iter__(self) -> Iterator[Configuration]:
+        """The distinct configurations by index, one at a time."""
+        return (self.configuration(int(index)) for index in self.enumeration.index)
+
+    def configuration(self, index: int) -> Configuration:
+        """The configuration of a point of a space without continuous ranges.
+
+        Raises:
+            IndexError: If there is no such point.
+        """
+        if self.raw_size is None or not 0 <= index < self.raw_size:
+            raise IndexError(f"no point {index} in a space of {self.raw_size}")
+        number = 0
+        while index >= (size := self.parts[number].size or 0):
+            number, index = number + 1, index - size
+        part = self.parts[number]
+        digits = zip(part.dimensions, part.digits(index), strict=True)
+        return self.at(Point(number, {dimension.key: dimension.value(i) for dimension, i in digits}))
+
+    def at(self, point: Point) -> Configuration:
+        """The configuration of a point."""
+        values = {**self.parts[point.part].base, **point.values}
+        effective = apply_rules(values, self.rules)
+        meaningless = stripped_keys(effective, self.rules)
+        return Configuration(
+            index=self._index(point, meaningless),
+            point=point,
+            params={
+                key: value
+                for key, value in effective.items()
+                if key in self._varying and key not in meaningless
+            },
+            effective=effective,
+            cost_s=self.cost_model.seconds(effective),
+            excluded=refusal(values, self.rules),
+        )
+
+    def draw(self, generator: np.random.Generator) -> Configuration:
+        """A point at random; choices that a rule refuses by themselves are left out.
+
+        All points alike in a finite space, all parts alike otherwise. A configuration that many
+        points stand for is drawn as often as all of them.
+        """
+        part = int(generator.choice(len(self.parts), p=self._part_probabilities))
+        drawn = {dimension.key: dimension.draw(generator) for dimension in self._offered[part]}
+        return self.at(Point(part, drawn))
+
+    def suggest(self, trial: BaseTrial) -> Configuration:
+        """Asks an Optuna trial for a configuration; only keys that matter become parameters."""
+        return self.at(suggest_point(self.parts, self.rules, trial))
+
+    def trial_params(
+        self, configuration: Configuration
+    ) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        """The parameters of a trial that would be suggested this configuration.
+
+        Returns:
+            Parameters and their distributions, by Optuna's name: what
+            ``study.enqueue_trial(params)`` and ``create_trial(params=, distributions=)`` take.
+        """
+        return trial_params(self.parts, self.rules, configuration.point)
+
+    def describe(self, first: int = 5) -> SpaceReport:
+        """What the space amounts to, for the log: sizes, what each rule did, cost, first configurations."""
+        if not self.is_enumerable:
+            return SpaceReport(self.raw_size, self.limit)
+        found = self.enumeration
+        order = found.grouped_order()[:first]
+        return SpaceReport(
+            self.raw_size,
+            self.limit,
+            dropped=tuple(found.dropped.items()),
+            stripped=tuple(found.stripped.items()),
+            distinct=len(found),
+            cost_s=found.total_cost_s(),
+            first=tuple(self.configuration(int(found.index[position])) for position in order),
+        )
+
+    @cached_property
+    def _varying(self) -> frozenset[str]:
+        """Keys that do not have one value all over the space."""
+        varying = {key for key in self.parts[0].base if len(self.values_of(key)) > 1}
+        if NUM_ITER_LR in varying:  # in the effective form, the pair is the two keys
+            varying = varying - {NUM_ITER_LR} | {NUM_ITERATIONS, LEARNING_RATE}
+        return frozenset(varying)
+
+    def _index(self, point: Point, meaningless: frozenset[str]) -> int | None:
+        """The first of the positions that differ in meaningless keys alone."""
+        if self.raw_size is None:
+            return None
+        part = self.parts[point.part]
+        digits = [
+            dimension.digit(point.values[dimension.key])
+            if dimension.key in point.values and dimension.key not in meaningless
+            else 0
+            for dimension in part.dimensions
+        ]
+        return sum(part.size or 0 for part in self.parts[: point.part]) + part.index(digits)
+
+    def _continuous(self) -> str:
+        return next(
+            f"search_space.{dimension.key}"
+            for part in self.parts
+            for dimension in part.dimensions
+            if dimension.size is None
+        )
+
+    @cached_property
+    def _offered(self) -> list[list[Dimension]]:
+        return [[offered(dimension, self.rules) for dimension in part.dimensions] for part in self.parts]
+
+    @cached_property
+    def _part_probabilities(self) -> list[float]:
+        if self.raw_size is None:
+            return [1 / len(self.parts)] * len(self.parts)
+        return [(part.size or 0) / self.raw_size for part in self.parts]

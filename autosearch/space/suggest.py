@@ -1,0 +1,145 @@
+"""The search space as Optuna's parameters: define by run, only keys that matter are asked for.
+
+A key is asked for after the keys that decide whether it matters, so ``Percentile`` is a
+parameter of the trials whose ``calibrate_method`` is Percentile, and of no others. With several
+parts, the categorical parameter ``space`` chooses one and the names of its parameters begin with
+its number (``1:per_channel``), so that the distributions of two parts never clash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from graphlib import TopologicalSorter
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import BaseTrial
+
+from autosearch.space.configuration import Point
+from autosearch.space.dimensions import Choices, Dimension, Range
+from autosearch.space.effective import canonical_json
+from autosearch.space.parts import Part
+from autosearch.space.rules import Drop, Rule, Strip, apply_rules
+
+SPACE = "space"
+"""Name of the parameter that chooses a part."""
+
+
+def suggest_point(parts: Sequence[Part], rules: Sequence[Rule], trial: BaseTrial) -> Point:
+    """Asks a trial for a point."""
+    number = int(_ask(trial, SPACE, _part_numbers(parts))) if len(parts) > 1 else 0
+    prefix = _prefix(parts, number)
+
+    def ask(dimension: Dimension) -> Any:
+        answer = _ask(trial, prefix + dimension.key, _distribution(dimension, rules))
+        return _from_optuna(dimension, answer)
+
+    return Point(number, _walk(parts[number], rules, ask))
+
+
+def trial_params(
+    parts: Sequence[Part], rules: Sequence[Rule], point: Point
+) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    """The parameters of a trial that would be suggested this point, and their distributions."""
+    prefix = _prefix(parts, point.part)
+    params: dict[str, Any] = {}
+    distributions: dict[str, BaseDistribution] = {}
+    if len(parts) > 1:
+        params[SPACE] = point.part
+        distributions[SPACE] = _part_numbers(parts)
+
+    def record(dimension: Dimension) -> Any:
+        value = point.values[dimension.key]
+        params[prefix + dimension.key] = _to_optuna(dimension, value)
+        distributions[prefix + dimension.key] = _distribution(dimension, rules)
+        return value
+
+    _walk(parts[point.part], rules, record)
+    return params, distributions
+
+
+def offered(dimension: Dimension, rules: Iterable[Rule]) -> Dimension:
+    """Without the choices that a rule drops whatever the rest; unless nothing would be left."""
+    drops = [rule for rule in rules if isinstance(rule, Drop) and rule.key == dimension.key]
+    if isinstance(dimension, Range) or not drops:
+        return dimension
+    left = [value for value in dimension.values if not any(rule.refuses(value) for rule in drops)]
+    return Choices(dimension.key, tuple(left)) if left else dimension
+
+
+def _walk(part: Part, rules: Sequence[Rule], choose: Callable[[Dimension], Any]) -> dict[str, Any]:
+    """Chooses a value for every key that matters beside those chosen before."""
+    values = dict(part.base)
+    chosen = {}
+    for dimension in _decisive_first(part.dimensions, rules):
+        key = dimension.key
+        if dimension.size == 1:
+            chosen[key] = values[key] = dimension.value(0)
+        elif _matters(key, values, rules):
+            chosen[key] = values[key] = choose(dimension)
+    return chosen
+
+
+def _matters(key: str, values: dict[str, Any], rules: Sequence[Rule]) -> bool:
+    effective = apply_rules(values, rules)
+    strips = (rule for rule in rules if isinstance(rule, Strip) and key in rule.keys)
+    return all(rule.keeps(effective) for rule in strips)
+
+
+def _decisive_first(dimensions: Iterable[Dimension], rules: Iterable[Rule]) -> list[Dimension]:
+    """Every key after the keys that decide whether it matters; otherwise as written."""
+    by_key = {dimension.key: dimension for dimension in dimensions}
+    after: dict[str, list[str]] = {key: [] for key in by_key}
+    for rule in rules:
+        if isinstance(rule, Strip):
+            for key in by_key.keys() & set(rule.keys):
+                after[key] += [read for read in rule.reads if read in by_key and read != key]
+    return [by_key[key] for key in TopologicalSorter(after).static_order()]
+
+
+def _ask(trial: BaseTrial, name: str, wanted: BaseDistribution) -> Any:
+    if isinstance(wanted, CategoricalDistribution):
+        return trial.suggest_categorical(name, wanted.choices)
+    if isinstance(wanted, IntDistribution):
+        return trial.suggest_int(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+    assert isinstance(wanted, FloatDistribution)
+    return trial.suggest_float(name, wanted.low, wanted.high, step=wanted.step, log=wanted.log)
+
+
+def _part_numbers(parts: Sequence[Part]) -> CategoricalDistribution:
+    return CategoricalDistribution(range(len(parts)))
+
+
+def _prefix(parts: Sequence[Part], number: int) -> str:
+    return f"{number}:" if len(parts) > 1 else ""
+
+
+def _distribution(dimension: Dimension, rules: Iterable[Rule]) -> BaseDistribution:
+    if isinstance(dimension, Choices):
+        values = offered(dimension, rules).values
+        return CategoricalDistribution([_to_optuna(dimension, value) for value in values])
+    low, high, step = dimension.low, dimension.high, dimension.step
+    if dimension.integer:
+        return IntDistribution(int(low), int(high), log=dimension.log, step=int(step or 1))
+    return FloatDistribution(low, high, log=dimension.log, step=step)
+
+
+def _to_optuna(dimension: Dimension, value: Any) -> Any:
+    return canonical_json(value) if _travels_as_json(dimension) else value
+
+
+def _from_optuna(dimension: Dimension, value: Any) -> Any:
+    if isinstance(dimension, Range):
+        return dimension.snap(value)
+    return json.loads(value) if _travels_as_json(dimension) else value
+
+
+def _travels_as_json(dimension: Dimension) -> bool:
+    """Optuna's categories are None, bool, int, float and str; lists and dicts become text."""
+    return isinstance(dimension, Choices) and any(isinstance(v, list | dict) for v in dimension.values)

@@ -1,0 +1,225 @@
+"""The Optuna study: the one record of every kind of search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import event
+
+from autosearch.errors import StudyError
+from autosearch.samplers import Known, Proposal
+from autosearch.trial import Outcome, Trial
+from evaluators import Direction
+
+_FINGERPRINT = "autosearch:fingerprint"
+_CONFIGURATION = "configuration"
+_OUTCOME = "outcome"
+_REPEAT = "repeat_of"
+_ABANDONED = "abandoned"
+_SQLITE_TIMEOUT_S = 60
+
+
+def open_storage(url: str) -> BaseStorage:
+    """An Optuna storage: SQLite and other databases by URL, ``journal:PATH`` for a journal file.
+
+    SQLite is opened with a write-ahead log, which costs a tenth per trial and lets others read.
+
+    Raises:
+        StudyError: If it cannot be opened.
+    """
+    try:
+        if url.startswith("journal:"):
+            backend = JournalFileBackend(url.removeprefix("journal:"))
+            return JournalStorage(backend)
+        if not url.startswith("sqlite:"):
+            return RDBStorage(url)
+        return _sqlite(url)
+    except Exception as error:  # drivers raise types of their own
+        raise StudyError(f"storage {url!r}: cannot be opened: {error}") from error
+
+
+def _sqlite(url: str) -> RDBStorage:
+    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _SQLITE_TIMEOUT_S}})
+
+    @event.listens_for(storage.engine, "connect")
+    def write_ahead(connection: Any, _: object) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # connections made before have other settings
+    return storage
+
+
+def sqlite_url(directory: Path) -> str:
+    """The default storage of an output directory."""
+    return f"sqlite:///{(directory / 'study.db').resolve()}"
+
+
+class SearchStudy:
+    """Trials as Optuna keeps them, read and written in this product's terms."""
+
+    def __init__(
+        self, storage: BaseStorage, fingerprint: Mapping[str, Any], direction: Direction, name: str | None
+    ) -> None:
+        """Creates the study, or continues the one of this name.
+
+        Args:
+            storage: From `open_storage`.
+            fingerprint: What is searched, JSON-ready; a study continues only the same.
+            direction: Of the searched metric.
+            name: None = one made from the fingerprint.
+
+        Raises:
+            StudyError: If the study of this name is of something else, with what differs.
+        """
+        plain = json.loads(json.dumps(fingerprint, sort_keys=True))
+        self.name = name or f"search-{_digest(plain)[:12]}"
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = optuna.create_study(
+            storage=storage, study_name=self.name, direction=direction, load_if_exists=True
+        )
+        self._storage = storage
+        self._id = storage.get_study_id_from_name(self.name)
+        stored = self.study.user_attrs.get(_FINGERPRINT)
+        if stored is None:
+            self.study.set_user_attr(_FINGERPRINT, plain)
+        elif stored != plain:
+            different = ", ".join(
+                key for key in sorted({*stored, *plain}) if stored.get(key) != plain.get(key)
+            )
+            raise StudyError(
+                f"study {self.name!r} is of another search (its {different} differs); give another study_name"
+                " or search_output_dir, or leave study_name out"
+            )
+
+    def recover(self) -> list[Trial]:
+        """The trials of earlier runs; those that were running when their process ended are set free.
+
+        A freed trial is recorded as failed and abandoned, and its configuration is tried again.
+        """
+        trials = []
+        for frozen in self.study.get_trials(deepcopy=False):
+            if frozen.state is TrialState.RUNNING:
+                trial_id = self._trial_id(frozen.number)
+                self._storage.set_trial_user_attr(trial_id, _ABANDONED, True)
+                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            else:
+                trial = read_trial(frozen)
+                if trial is not None:
+                    trials.append(trial)
+        return trials
+
+    def start(
+        self, proposal: Proposal, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    ) -> int:
+        """Records that a configuration is being tried, in one write, and returns its number.
+
+        Args:
+            proposal: A trial that the study has asked for already, or a configuration alone.
+            params, distributions: For the latter: the trial's parameters in the study.
+        """
+        configuration = proposal.configuration
+        described = {
+            "digest": configuration.digest,
+            "short": configuration.short,
+            "index": configuration.index,
+            "params": dict(configuration.params),
+            "config": configuration.config.to_dict(),
+        }
+        if proposal.trial is not None:
+            proposal.trial.set_user_attr(_CONFIGURATION, described)
+            return proposal.trial.number
+        template = FrozenTrial(
+            number=-1,  # the storage numbers it
+            trial_id=-1,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.now(),
+            datetime_complete=None,
+            params=dict(params),
+            distributions=dict(distributions),
+            user_attrs={_CONFIGURATION: described},
+            system_attrs={},
+            intermediate_values={},
+        )
+        return self._storage.get_trial_number_from_id(
+            self._storage.create_new_trial(self._id, template_trial=template)
+        )
+
+    def finish(self, trial: Trial, value: float | None, elapsed_s: float) -> None:
+        """Records a trial's outcome and ends it.
+
+        Args:
+            trial: With its outcome.
+            value: Of the searched metric; None if it failed.
+            elapsed_s: Of the whole search so far, for its limits after a resumption.
+        """
+        record = {
+            "metrics": dict(trial.outcome.metrics),
+            "seconds": dict(trial.outcome.seconds),
+            "model_path": trial.outcome.model_path,
+            "model_digest": trial.outcome.model_digest,
+            "error": trial.outcome.error,
+            "traceback": trial.outcome.traceback,
+            "difference": trial.difference,
+            "is_candidate": trial.is_candidate,
+            "elapsed_s": elapsed_s,
+        }
+        self._storage.set_trial_user_attr(self._trial_id(trial.number), _OUTCOME, record)
+        if value is None:
+            self.study.tell(trial.number, state=TrialState.FAIL)
+        else:
+            self.study.tell(trial.number, value)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+    def elapsed_s(self) -> float:
+        """Seconds that earlier runs of this search took, up to their last trial's end."""
+        records = (frozen.user_attrs.get(_OUTCOME) for frozen in self.study.get_trials(deepcopy=False))
+        return max((record["elapsed_s"] for record in records if record), default=0.0)
+
+
+def read_trial(frozen: FrozenTrial) -> Trial | None:
+    """A finished trial in this product's terms; None for one that is not its own evaluation.
+
+    Those are repetitions of a known configuration, trials that a rule refused, and abandoned ones.
+    """
+    record, described = frozen.user_attrs.get(_OUTCOME), frozen.user_attrs.get(_CONFIGURATION)
+    if record is None or described is None or _REPEAT in frozen.user_attrs:
+        return None
+    if frozen.datetime_start is None or frozen.datetime_complete is None:
+        return None
+    keys = ("metrics", "seconds", "model_path", "model_digest", "error", "traceback")
+    return Trial(
+        number=frozen.number,
+        digest=described["digest"],
+        short=described["short"],
+        params=described["params"],
+        config=described["config"],
+        outcome=Outcome(**{key: record[key] for key in keys}),
+        difference=record["difference"],
+        is_candidate=record["is_candidate"],
+        started=frozen.datetime_start,
+        ended=frozen.datetime_complete,
+    )
+
+
+def known(trial: Trial, metric: str) -> Known:
+    """What samplers see of a trial."""
+    value = trial.outcome.metrics.get(metric)
+    return Known(trial.number, None if value is None else (value,))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

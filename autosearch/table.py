@@ -1,0 +1,50 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autosearch.trial import Trial
+from evaluators import Metric
+
+_SHOWN = 10
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns padded to their widest cell, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(cells, widths, numeric, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def trials_table(ranked: Sequence[Trial], metric: Metric) -> str:
+    """The best trials, a line each."""
+    unit = f" ({metric.unit})" if metric.unit else ""
+    header = ["rank", "trial", f"{metric.name}{unit}", "configuration", "seconds", "model"]
+    if not metric.against_float:
+        header.insert(3, "difference")
+    rows = []
+    for rank, trial in enumerate(ranked[:_SHOWN]):
+        row = [str(rank), str(trial.number), f"{trial.outcome.metrics[metric.name]:.6g}"]
+        if not metric.against_float:
+            row.append(f"{trial.difference:.6g}")
+        model = trial.outcome.model_path or "-"
+        rows.append([*row, trial.short, f"{trial.seconds:.2f}", model])
+    return table(header, rows)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

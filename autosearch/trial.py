@@ -1,0 +1,95 @@
+"""A trial as it is recorded: what was tried, what came out, how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+State = Literal["complete", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one execution of a configuration gave.
+
+    Attributes:
+        metrics: Value by metric name; empty if it failed.
+        seconds: Time by step: ``quantize`` and ``evaluate``.
+        model_path: Where the quantized model is; None if there is none.
+        model_digest: sha256 of that file.
+        error: ``ExceptionType: message`` if it failed.
+        traceback: Of that exception.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    model_path: str | None = None
+    model_digest: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration of a search and its outcome.
+
+    Attributes:
+        number: Its number in the study; unique, in the order of starting.
+        digest: Of the effective configuration.
+        short: What distinguishes it within the space, on a line.
+        params: What was chosen, flat.
+        config: The full effective configuration, nested as `quant.QuantConfig` takes it.
+        outcome: Metrics, times, model, or the error.
+        difference: Of the searched metric against the float model; None if it failed.
+        is_candidate: Whether the difference is within tolerance.
+        started, ended: Local time.
+    """
+
+    number: int
+    digest: str
+    short: str
+    params: Mapping[str, Any]
+    config: Mapping[str, Any]
+    outcome: Outcome
+    difference: float | None
+    is_candidate: bool
+    started: datetime
+    ended: datetime
+
+    @property
+    def state(self) -> State:
+        """Whether it has metrics."""
+        return "failed" if self.outcome.error is not None else "complete"
+
+    @property
+    def seconds(self) -> float:
+        """Time of all steps."""
+        return sum(self.outcome.seconds.values())
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found; it is never without its trials.
+
+    Attributes:
+        trials: All, by number.
+        candidates: Those within tolerance, best first.
+        best: The trial with the least difference, candidate or not; None if all failed.
+        stop_reason: Why the search ended, in words.
+        interrupted: Whether a person ended it.
+        seconds: Wall-clock time, earlier runs of a resumed search included.
+    """
+
+    trials: tuple[Trial, ...]
+    candidates: tuple[Trial, ...]
+    best: Trial | None
+    stop_reason: str
+    interrupted: bool
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[Trial, ...]:
+        """Trials that ended with an exception."""
+        return tuple(trial for trial in self.trials if trial.state == "failed")
