@@ -135,7 +135,6 @@ class StageCache:
             or hashlib.sha256(payload).digest() != data[len(_MAGIC) :][:_DIGEST_BYTES]
         ):
             _log.warning("cache entry %s is damaged; computing it again", path)
-            path.unlink(missing_ok=True)
             return None
         return (stage.decode(payload),)
 

@@ -72,6 +72,9 @@ def activation_params(
                 statistics[source], config.calibrate_method, config.extra_options, qmax - qmin
             )
         params[name] = quant_params(np.asarray(low), np.asarray(high), grid)
+        if not grid.symmetric and low >= 0 >= high:  # a dead Relu, were it removed, still clips
+            zero_point = np.asarray(grid.bounds[0], dtype=grid.type.numpy)
+            params[name] = replace(params[name], zero_point=zero_point)
     return params
 
 

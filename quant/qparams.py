@@ -130,7 +130,7 @@ def quantize(values: NDArray[Any], params: QuantParams, element: IntegerType) ->
         element: Type whose range saturates.
     """
     scale, zero_point = _along_axis(params, values.ndim)
-    scaled = values.astype(np.float32) / scale
+    scaled = np.asarray(values.astype(np.float32) / scale)  # a scalar's quotient is no array
     np.rint(scaled, out=scaled)
     scaled += zero_point.astype(np.float32)
     np.clip(scaled, element.qmin, element.qmax, out=scaled)

@@ -82,8 +82,8 @@ class CalibrationData:
         for feed in self.feeds:
             for name in sorted(feed):
                 array = feed[name]
-                digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-                digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
+                digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+                digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
             digest.update(b";")
         return digest.hexdigest()
 

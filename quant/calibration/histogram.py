@@ -3,7 +3,8 @@
 The bins have width 2^k and meet at zero. When a value does not fit, k grows by one and neighbouring
 bins are added, which is exact: the counts are always those that one pass with the final k would have
 given. So the result depends neither on the order of the batches nor on how they were split, and
-`merge` is associative and commutative.
+`merge` is associative and commutative. (Negative values that vanish beside a bin, below 2^-149 of its
+width, count as zero.)
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ or types reuses the skeleton.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import onnx
@@ -16,6 +16,18 @@ import onnx_ir as ir
 from quant.graph.placement import Bias, Placement, PlacementOptions, Weight
 
 PRODUCER = "autosearch"
+
+RESERVED_ENDINGS = (
+    "_scale",
+    "_zero_point",
+    "_quantized",
+    "_quantized_scale",
+    "_quantized_zero_point",
+    "_QuantizeLinear_Input",
+    "_QuantizeLinear_Output",
+    "_DequantizeLinear_Output",
+)
+"""What is appended to a tensor's name for the values that its quantization adds."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,8 @@ class _Inserter:
         self.options = options
         self.nodes = {node.name: node for node in graph}
         self.values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
-        self.order = {node: index for index, node in enumerate(graph)}
+        self.order = {inner: index for index, node in enumerate(graph) for inner in _with_subgraphs(node)}
+        self.nodes_in_order = tuple(graph)
         self.parameters: dict[str, tuple[ir.Value, ir.Value]] = {}
 
     def remove_activations(self, names: Iterable[str]) -> None:
@@ -112,7 +125,8 @@ class _Inserter:
         for reader, position in readers:
             reader.replace_input_with(position, dequantized)
         for index, output in enumerate(self.graph.outputs):
-            if output is value:  # the graph's output keeps its name, behind the pair
+            if output is value and value.producer() is not None:
+                # the graph's output keeps its name, behind the pair
                 self.graph.outputs[index] = dequantized
                 value.name, dequantized.name = f"{name}_QuantizeLinear_Input", name
 
@@ -149,8 +163,8 @@ class _Inserter:
         self._copy_shape(value, dequantized)
         for reader, position in readers:
             reader.replace_input_with(position, dequantized)
-        first = min((reader for reader, _ in readers), key=self.order.__getitem__)
-        self.graph.insert_before(first, nodes)
+        first = min(self.order[reader] for reader, _ in readers)
+        self.graph.insert_before(self.nodes_in_order[first], nodes)
 
     def bias(self, bias: Bias, weight: Weight | None) -> None:
         """DQ behind the int32 integers of a bias, for one reader; per channel if its weight is."""
@@ -173,6 +187,8 @@ class _Inserter:
         for name, value in list(self.graph.initializers.items()):
             if not value.uses() and not value.is_graph_output():
                 del self.graph.initializers[name]
+            elif isinstance(value.const_value, ir.ExternalTensor):  # the result stands for itself
+                value.const_value = ir.tensor(value.const_value.numpy(), name=name)
 
     def _parameters(self, tensor: str) -> tuple[ir.Value, ir.Value]:
         if tensor not in self.parameters:
@@ -193,3 +209,11 @@ class _Inserter:
     @staticmethod
     def _copy_shape(source: ir.Value, target: ir.Value) -> None:
         target.shape, target.type = source.shape, source.type
+
+
+def _with_subgraphs(node: ir.Node) -> Iterator[ir.Node]:
+    """The node and those in its subgraphs, which may read the outer graph's values."""
+    yield node
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            yield from attribute.as_graph().all_nodes()

@@ -71,7 +71,7 @@ def load_float_model(path: str | Path) -> FloatModel:
         model = ir.load(path)
     except Exception as error:  # the checker and protobuf raise types of their own
         raise ModelError(f"model {str(path)!r}: not a valid ONNX model: {_first_line(error)}") from error
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         if node.op_type in _QUANTIZED_OPS:
             raise ModelError(
                 f"model {str(path)!r}: already quantized: node {node.name!r} is a {node.op_type}; give the"

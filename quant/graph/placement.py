@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 import onnx_ir as ir
@@ -15,6 +16,7 @@ import onnx_ir as ir
 from quant.config import QuantConfig
 from quant.errors import ConfigError, nearest
 from quant.transforms.skip import Skip
+from quant.types import PowerOfTwoMethod
 
 FLOAT_TYPES = (ir.DataType.FLOAT,)
 """Element types that are quantized; tensors of others stay as they are."""
@@ -28,7 +30,7 @@ class PlacementOptions:
     op_types_to_quantize: tuple[str, ...]
     nodes_to_quantize: tuple[str, ...]
     nodes_to_exclude: tuple[str, ...]
-    keep_removable_activations: bool
+    kept_activations: tuple[str, ...]
     excluded_outputs: tuple[str, ...]
     channel_axes: tuple[tuple[str, int], ...]
     force_passthrough: bool
@@ -45,7 +47,7 @@ class PlacementOptions:
             op_types_to_quantize=config.op_types_to_quantize,
             nodes_to_quantize=config.nodes_to_quantize,
             nodes_to_exclude=config.nodes_to_exclude,
-            keep_removable_activations=options.ActivationSymmetric or options.QDQKeepRemovableActivations,
+            kept_activations=_kept_activations(config),
             excluded_outputs=options.OpTypesToExcludeOutputQuantization,
             channel_axes=tuple(sorted(options.QDQOpTypePerChannelSupportToAxis.items())),
             force_passthrough=options.ForceQuantizeNoInputCheck,
@@ -54,6 +56,19 @@ class PlacementOptions:
             dedicated_pairs=options.DedicatedQDQPair,
             float_weights=options.AddQDQPairToWeight,
         )
+
+
+def _kept_activations(config: QuantConfig) -> tuple[str, ...]:
+    """Of Relu and Clip those that the range of a quantized output does not stand for.
+
+    Symmetric ranges reach below a Relu's zero, power-of-two scales beyond a Clip's bounds.
+    """
+    options = config.extra_options
+    symmetric = options.ActivationSymmetric or options.CalibTensorRangeSymmetric
+    kept = ("Clip", "Relu") if symmetric or options.QDQKeepRemovableActivations else ()
+    if not kept and isinstance(config.calibrate_method, PowerOfTwoMethod):
+        return ("Clip",)
+    return (*kept, *options.OpTypesToExcludeOutputQuantization)
 
 
 @dataclass(frozen=True)
@@ -197,9 +212,10 @@ class _Placer:
         )
 
     def _root(self, name: str) -> str:
-        """The tensor at the end of a chain of shared parameters."""
+        """The tensor at the end of a chain of shared parameters; a weight's are its own."""
         provider = self.activations.get(name, name)
-        return name if provider == name else self._root(provider)
+        weight = self.weights.get(provider)
+        return name if provider == name or (weight and weight.typed_as_weight) else self._root(provider)
 
     def is_quantized(self, value: ir.Value | None) -> bool:
         return value is not None and (value.name in self.activations or value.name in self.weights)
@@ -233,22 +249,24 @@ class _Placer:
             if _is_float(value) and value.name is not None:
                 self.activations[value.name] = source.name
 
-    def weight(self, value: ir.Value | None, axis: int, op_type: str) -> None:
-        """Marks a constant operand; one that is computed is an activation."""
+    def weight(self, value: ir.Value | None, axis: int | None, op_type: str) -> None:
+        """Marks a constant operand, with its channel axis; one that is computed is an activation."""
         if value is None or not _is_float(value):
             return
         if not is_constant(value):
             self.activation(value)
             return
         assert value.name is not None
-        self.weights[value.name] = Weight(value.name, self._channel_axis(value, axis, op_type), True)
+        channel_axis = self._channel_axis(value, axis, op_type)
+        if channel_axis is not None or value.name not in self.weights:
+            self.weights[value.name] = Weight(value.name, channel_axis, True)
 
-    def _channel_axis(self, value: ir.Value, axis: int, op_type: str) -> int | None:
+    def _channel_axis(self, value: ir.Value, axis: int | None, op_type: str) -> int | None:
         """The axis, normalised; None where one scale serves all."""
         axis = self.channel_axes.get(op_type, axis)
         assert value.const_value is not None
         rank = len(value.const_value.shape)
-        if not self.options.per_channel or not -rank <= axis < rank:
+        if not self.options.per_channel or axis is None or not -rank <= axis < rank:
             return None
         return axis % rank
 
@@ -267,16 +285,24 @@ class _Placer:
         if not self._matches_channels(bias, weight):
             self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has not one value for each scale"))
             return
-        taken = sum(other.name == bias.name for other in self.biases)
-        quantized = f"{bias.name}{taken}" if taken else bias.name
+        quantized = self._own_bias_name(bias.name)
         self.biases.append(Bias(node.name or "", bias.name, quantized, data.name, weight.name, multiplier))
+
+    def _own_bias_name(self, name: str) -> str:
+        """The bias's own name for its first reader, then the first numbered one that is free."""
+        taken = {other.quantized for other in self.biases}
+        if name not in taken:
+            return name
+        numbered = (f"{name}{index}" for index in count())
+        return next(name for name in numbered if name not in taken and name not in self.graph.initializers)
 
     def _matches_channels(self, bias: ir.Value, weight: ir.Value) -> bool:
         site = self.weights.get(weight.name or "")
         if site is None or site.axis is None:
             return True
         assert bias.const_value is not None and weight.const_value is not None
-        return bias.const_value.size == weight.const_value.shape[site.axis]
+        channels = weight.const_value.shape[site.axis]
+        return bias.const_value.size == channels and bias.const_value.shape[-1] == channels
 
 
 Rule = Callable[[_Placer, ir.Node], None]
@@ -319,7 +345,8 @@ def _matmul(placer: _Placer, node: ir.Node) -> None:
         placer.skipped.append(Skip(node.name or "", "both operands are computed (MatMulConstBOnly)"))
         return
     for value in node.inputs:
-        placer.weight(value, 1, node.op_type)
+        is_matrix = value is not None and value.shape is not None and len(value.shape) == 2
+        placer.weight(value, 1 if is_matrix else None, node.op_type)  # as onnxruntime's kernels can
     placer.outputs_of(node)
 
 
@@ -329,12 +356,11 @@ def _removable_activation(placer: _Placer, node: ir.Node) -> None:
     assert source is not None and source.name is not None and output.name is not None
     if not placer.is_quantized(source):
         return
-    only_reader = len(source.uses()) == 1
-    internal = source.producer() is not None and not source.is_graph_output()
+    only_reader = len(source.uses()) == 1 and not source.is_graph_output()
     if only_reader:  # the range before the clipping is of no use to anybody
         placer.range_source[source.name] = placer.range_source.get(output.name, output.name)
-    removable = only_reader and internal and source.name in placer.activations
-    if removable and not placer.options.keep_removable_activations and _clips_by_range(node):
+    removable = only_reader and source.producer() is not None and source.name in placer.activations
+    if removable and node.op_type not in placer.options.kept_activations and _clips_by_range(node):
         del placer.activations[source.name]
         placer.removed.append(node.name or "")
     placer.outputs_of(node)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from quant.errors import ModelError
+from quant.graph.insert import RESERVED_ENDINGS
 from quant.transforms.batch_norm import fold_batch_norms
 from quant.transforms.skip import Skip
 
@@ -38,19 +39,20 @@ def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]
         ModelError: If onnx cannot convert the model to the opset.
     """
     model = model.clone()
+    model.ir_version = max(model.ir_version, IR_VERSION)  # below 4, initializers must be inputs
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     if (model.opset_imports.get("") or 0) < OPSET:
         model = _convert(model)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    model.ir_version = max(model.ir_version, IR_VERSION)
+    _name_nodes(model.graph)
     skipped: tuple[Skip, ...] = ()
     if optimize:
         common.IdentityEliminationPass()(model)
         model, skipped = fold_batch_norms(model)
         common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
-    _name_nodes(model.graph)
+    _free_names(model.graph)
     _infer_types(model)
     return model, skipped
 
@@ -103,6 +105,8 @@ def _without_weights(model: ir.Model, function: Callable[[onnx.ModelProto], onnx
             value.shape, value.dtype = ir.Shape(tensor.numpy().shape), tensor.dtype
             del graph.initializers[name]
             graph.inputs.append(value)
+        elif isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.tensor(tensor.numpy(), name=name)
     result = ir.from_proto(function(ir.to_proto(stripped)))
     assert isinstance(result, ir.Model)
     for value in list(result.graph.inputs):
@@ -111,6 +115,19 @@ def _without_weights(model: ir.Model, function: Callable[[onnx.ModelProto], onnx
             value.const_value = weights[value.name]
             result.graph.register_initializer(value)
     return result
+
+
+def _free_names(graph: ir.Graph) -> None:
+    """Renames inner values that are called as the quantization parameters of another one will be."""
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    fixed = {value.name for value in (*graph.inputs, *graph.outputs)}
+    for name, value in values.items():
+        reserved = any(name.endswith(end) and name.removesuffix(end) in values for end in RESERVED_ENDINGS)
+        if reserved and name not in fixed:
+            if value.const_value is not None:  # its tensor, which would be renamed too, is shared
+                value.const_value = ir.tensor(value.const_value.numpy(), name=name)
+            while value.name in values:
+                value.name = f"{value.name}_float"
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -34,16 +34,19 @@ def save_model(model: onnx.ModelProto, path: Path, *, external_data: bool) -> No
         return
     location = f"{path.name}.data"
     folder = path.parent / f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}"
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)  # onnx moves the data out of the model that it saves
     folder.mkdir()
     try:
         onnx.save_model(
-            model,
+            copy,
             str(folder / path.name),
             save_as_external_data=True,
             location=location,
             size_threshold=_SMALLEST_EXTERNAL_BYTES,
         )
-        os.replace(folder / location, path.parent / location)  # the graph last: it names the data
+        if (folder / location).exists():  # not where all tensors are small
+            os.replace(folder / location, path.parent / location)  # the graph last: it names the data
         os.replace(folder / path.name, path)
     finally:
         for leftover in folder.iterdir():

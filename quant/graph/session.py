@@ -17,6 +17,16 @@ _LARGEST_BYTES = 1 << 30
 
 _ERRORS_ONLY = 3
 
+_state = ort.capi.onnxruntime_pybind11_state
+_ERRORS = (
+    _state.Fail,
+    _state.InvalidArgument,
+    _state.InvalidGraph,
+    _state.NotImplemented,
+    _state.RuntimeException,
+)
+"""onnxruntime's exceptions, which have no base class of their own."""
+
 
 @contextmanager
 def float_session(
@@ -46,7 +56,7 @@ def float_session(
         try:
             source = _source(_with_outputs(model, outputs), Path(folder))
             yield ort.InferenceSession(source, options, providers=list(providers))
-        except ort.capi.onnxruntime_pybind11_state.Fail as error:
+        except _ERRORS as error:
             raise ModelError(f"model: onnxruntime cannot run it: {error}") from error
 
 
@@ -59,14 +69,18 @@ def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
 
 
 def _source(model: ir.Model, folder: Path) -> bytes | str:
-    """The model's bytes, or the path of a file in the folder if it is too large for that."""
-    tensors = (value.const_value for value in model.graph.initializers.values())
-    if sum(tensor.nbytes for tensor in tensors if tensor is not None) < _LARGEST_BYTES:
-        proto = ir.to_proto(model)
-        data: bytes = proto.SerializeToString()
-        external = any(tensor.external_data for tensor in proto.graph.initializer)
-        if not external:
-            return data
+    """The model's bytes, or the path of a file in the folder if it is too large for that.
+
+    External tensors are read through views, in place: the file that they lie in stays open.
+    """
+    size = 0
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+        size += 0 if value.const_value is None else value.const_value.nbytes
+    if size < _LARGEST_BYTES:
+        data: bytes = ir.to_proto(model).SerializeToString()
+        return data
     path = folder / "model.onnx"
     ir.save(model, path, external_data="weights.bin")
     return str(path)

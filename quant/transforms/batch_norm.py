@@ -83,7 +83,8 @@ def _fold(graph: ir.Graph, batch_norm: ir.Node) -> None:
     name = output.name
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
     graph.remove(batch_norm, safe=True)
-    source.name, source.shape = name, source.shape or output.shape
+    source.name = name
+    source.type, source.shape = source.type or output.type, source.shape or output.shape
 
 
 def _along_outputs(gain: NDArray[np.float64], layer: ir.Node) -> NDArray[np.float64]:

@@ -212,10 +212,17 @@ def _unmatched(first: ir.Node, second: ir.Node) -> str | None:
         return f"{first.op_type} followed by {second.op_type}"
     if second.op_type == "Gemm":
         plain = not first.attributes.get_int("transA", 0) and not second.attributes.get_int("transA", 0)
-        row = len(first.inputs) < 3 or first.inputs[2] is None or _array(first.inputs[2]).ndim == 1
-        return None if plain and row else "transposed input, or a bias that is not a row"
+        return None if plain and _bias_is_a_row(first) else "transposed input, or a bias that is not a row"
     grouped = second.attributes.get_int("group", 1) > 1
     return f"{second.name!r} is grouped" if grouped and not is_depthwise(second) else None
+
+
+def _bias_is_a_row(gemm: ir.Node) -> bool:
+    """Whether a Gemm's bias, if any, has one number for each output channel."""
+    if len(gemm.inputs) < 3 or gemm.inputs[2] is None:
+        return True
+    bias, channels = _array(gemm.inputs[2]), _Layer(gemm).by_output.shape[0]
+    return bias.size == channels and bias.shape[-1:] == (channels,)
 
 
 def is_depthwise(node: ir.Node) -> bool:
