@@ -108,6 +108,10 @@ class OutputComparison:
         self._x, self._y = np.empty(size), np.empty(size)
         self._filled = 0
         self._count = 0
+        # Small batches wait until they make a block: between two runs of a model every line of Python
+        # starts with cold processor caches.
+        self._waiting: list[tuple[Array, Array]] = []
+        self._waiting_elements = 0
 
     def add(self, x: Array, y: Array) -> None:
         """Takes one batch of the float output x and of the candidate's output y.
@@ -123,10 +127,10 @@ class OutputComparison:
             raise EvaluationError(
                 f"output {name!r} has shape {y.shape} where the float model's has {x.shape}"
             )
-        if self._ssim is not None and self._ssim_of_planes:
-            self._require_finite(y)
-            self._ssim.add(x, y)
-        self._fill_blocks(x.reshape(-1), y.reshape(-1))
+        self._waiting.append((x, y))
+        self._waiting_elements += x.size
+        if self._waiting_elements >= _BLOCK_ELEMENTS:
+            self._take_waiting()
 
     def statistics(self) -> Statistics:
         """The statistics of all batches so far, at least one element.
@@ -134,11 +138,21 @@ class OutputComparison:
         Raises:
             EvaluationError: If the last values of the candidate have NaN or infinities.
         """
+        self._take_waiting()
         self._add_block()
         statistics = {"count": float(self._count), "range": self._output.high - self._output.low}
         if self._ssim is not None:
             statistics["ssim"] = self._ssim.value()
         return {**statistics, **self._sums}
+
+    def _take_waiting(self) -> None:
+        for x, y in self._waiting:
+            if self._ssim is not None and self._ssim_of_planes:
+                self._require_finite(y)
+                self._ssim.add(x, y)
+            self._fill_blocks(x.reshape(-1), y.reshape(-1))
+        self._waiting.clear()
+        self._waiting_elements = 0
 
     def _fill_blocks(self, x: Array, y: Array) -> None:
         start = 0

@@ -94,12 +94,12 @@ def distance_metric(name: str) -> Metric:
 
 
 def _cosine(statistics: Statistics) -> float:
-    """x.y / (|x| |y|), rounding kept within [-1, 1]."""
-    x_norm = math.sqrt(statistics["float_energy"])
-    y_norm = math.sqrt(statistics["energy"])
-    if not (x_norm and y_norm):
-        return 1.0 if x_norm == y_norm else 0.0
-    return min(1.0, max(-1.0, statistics["product"] / x_norm / y_norm))
+    """x.y / |x|^2 times |x| / |y|, which is 1 to the last bit for equal x and y, within [-1, 1]."""
+    float_energy, energy = statistics["float_energy"], statistics["energy"]
+    if not (float_energy and energy):
+        return 1.0 if float_energy == energy else 0.0
+    cosine = statistics["product"] / float_energy * math.sqrt(float_energy / energy)
+    return min(1.0, max(-1.0, cosine))
 
 
 def _psnr_noise_ratio(statistics: Statistics) -> float:

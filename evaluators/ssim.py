@@ -153,6 +153,7 @@ class EqualitySsim:
 
 def _similarity(u_x: Any, u_y: Any, variances: Any, covariance: Any, data_range: float) -> Any:
     """The formula, for numbers or arrays; `variances` is v_x + v_y."""
+    variances = np.maximum(variances, 0)  # rounding makes it negative where y is constant and far from x
     c_1 = (K1 * data_range) ** 2
     c_2 = (K2 * data_range) ** 2
     luminance = (2 * u_x * u_y + c_1) / (u_x * u_x + u_y * u_y + c_1)
