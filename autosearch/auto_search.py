@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -20,9 +21,9 @@ import optuna
 from tqdm import tqdm
 
 from autosearch.compat import read_config
-from autosearch.digest import file_digest
 from autosearch.files import write_best, write_log
 from autosearch.lock import exclusive
+from autosearch.model_files import ModelFiles, remove_leftovers
 from autosearch.problem import Data, Problem, pose
 from autosearch.samplers import History, Known, Proposal
 from autosearch.search_log import environment, log_result, measured, search_log, trial_line
@@ -32,12 +33,16 @@ from autosearch.trial import Outcome, SearchResult, Trial
 from autosearch.workers import Executor, InProcess, WorkerProcesses
 from evaluators import Metric
 from quant import FloatModel, QuantConfig
+from quant.cache import StageCount
 
 SAME_FAILURES = 3
 """A search whose first trials fail this often with one cause has nothing to find."""
 
-_FILES_EVERY_S = 5.0
-"""log.json is rewritten at most this often; the study has every trial at once."""
+_LOG_EVERY_S = 5.0
+_LOG_SHARE = 0.02
+"""log.json is rewritten at most this often and for this share of the time; the study has it all."""
+
+_INTERRUPTED = b"\nInterrupted: ending after the running trials; press Ctrl-C again to stop at once\n"
 
 
 class AutoSearch:
@@ -101,14 +106,17 @@ class AutoSearch:
         with ExitStack() as stack:
             stack.enter_context(exclusive(directory))
             log = stack.enter_context(search_log(Path(settings.search_log_path)))
+            started = time.monotonic()
             float_value = self._evaluate_float_model()
             storage = open_storage(settings.storage or sqlite_url(directory))
             study = SearchStudy(
                 storage, self.problem.fingerprint, self.problem.metric.direction, settings.study_name
             )
             self.study = study.study
-            interruption = stack.enter_context(_interruption(log))
-            run = _Run(self.problem, study, log, self._source, interruption, float_value)
+            interruption = stack.enter_context(_interruption())
+            run = _Run(
+                self.problem, study, log, self._source, interruption, float_value=float_value, started=started
+            )
             try:
                 self.result = run.search()
             finally:
@@ -136,7 +144,7 @@ def _candidate(trial: Trial) -> dict[str, Any]:
 
 
 @contextmanager
-def _interruption(log: Logger) -> Iterator[threading.Event]:
+def _interruption() -> Iterator[threading.Event]:
     """Set by the first Ctrl-C, after which running trials end; the second one stops at once."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -147,7 +155,8 @@ def _interruption(log: Logger) -> Iterator[threading.Event]:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
-        log.warning("Interrupted: ending after the running trial; press Ctrl-C again to stop at once")
+        with suppress(OSError):  # not through streams, which may be in the middle of a write
+            os.write(2, _INTERRUPTED)
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -166,26 +175,33 @@ class _Run:
         log: Logger,
         source: Mapping[str, Any],
         interruption: threading.Event,
+        *,
         float_value: float,
+        started: float,
     ) -> None:
         self.problem = problem
         self.study = study
         self.log = log
         self.source = source
         self.interruption = interruption
-        self.started = time.monotonic()
+        self.started = started
+        self.models = ModelFiles(problem.models_dir)
         self.earlier_s = study.elapsed_s()
         self.trials: dict[int, Trial] = {}
         self.known: dict[str, Known] = {}
-        self.best: Trial | None = None
+        self.best_number: int | None = None
         self.since_best: int | None = None
         self.float_value = float_value
-        self.files_written = 0.0
+        self.write_log_after = time.monotonic() + _LOG_EVERY_S
         self.this_run = 0
 
     @property
     def metric(self) -> Metric:
         return self.problem.metric
+
+    @property
+    def best(self) -> Trial | None:
+        return None if self.best_number is None else self.trials[self.best_number]
 
     @property
     def elapsed_s(self) -> float:
@@ -208,21 +224,31 @@ class _Run:
             reason = self._loop(executor)
         finally:
             executor.close()
-            self._write_files()
-        return self._end(reason)
+            self._write_best()
+            self._write_log()
+        return self._end(reason, objective.pipeline.cache.counts)
 
     def _recover(self) -> None:
         """Takes up the trials of earlier runs.
 
         Where none succeeded, a cause outside of the search is likely, and all are tried again.
         """
-        earlier = [self._judged(trial) for trial in self.study.recover()]
+        problem = self.problem
+        remove_leftovers(problem.output_dir.glob(".*"))  # often the current directory: not what is below
+        remove_leftovers(problem.models_dir.glob(".*"))
+        remove_leftovers(problem.cache_dir.rglob(".*"))
+        earlier, abandoned = self.study.recover()
+        for digest in abandoned:
+            self.models.delete(digest)
         if not any(trial.state == "complete" for trial in earlier):
             return
         for trial in earlier:
-            path = trial.outcome.model_path
-            gone = path is not None and not Path(path).is_file()
-            self._remember(replace(trial, outcome=replace(trial.outcome, model_path=None)) if gone else trial)
+            self._remember(self._judged(trial))
+        for trial in list(self.trials.values()):
+            if not self._is_kept(trial):
+                self.models.delete(trial.digest)
+            path = self.models.path(trial.digest) if self.models.holds(trial) else None
+            self._set_model(trial, path)
         self.log.info("Continuing after %d trials", len(self.trials))
 
     def _loop(self, executor: Executor) -> str:
@@ -259,7 +285,7 @@ class _Run:
         number = self.study.start(proposal, *self.problem.space.trial_params(configuration))
         self.known[configuration.digest] = Known(number)
         running[number] = (proposal, datetime.now())
-        executor.submit(number, configuration.config, self.model_path(configuration.digest))
+        executor.submit(number, configuration.config, self.models.path(configuration.digest))
 
     def _finish(self, number: int, proposal: Proposal, started: datetime, outcome: Outcome) -> None:
         configuration = proposal.configuration
@@ -279,7 +305,10 @@ class _Run:
         )
         previous = self.best
         self._remember(trial)
-        trial = self._keep_model(trial, previous)
+        unwanted = [each for each in (trial, previous) if each is not None and not self._is_kept(each)]
+        for each in unwanted:
+            self._set_model(each, None)
+        trial = self.trials[number]
         self.this_run += 1
         self.study.finish(trial, outcome.metrics.get(self.metric.name), self.elapsed_s)
         self.log.info(
@@ -288,8 +317,12 @@ class _Run:
             self._best_so_far(),
             self._time_left(),
         )
-        if self.best is trial or time.monotonic() - self.files_written > _FILES_EVERY_S:
-            self._write_files()
+        if self.best_number == number:
+            self._write_best()
+        for each in unwanted:  # only now that no record names them
+            self.models.delete(each.digest)
+        if time.monotonic() > self.write_log_after:
+            self._write_log()
 
     def _judged(self, trial: Trial) -> Trial:
         """The trial with its difference and whether it is a candidate under today's tolerance."""
@@ -307,7 +340,7 @@ class _Run:
             self.best is None or self._loss(trial) < self._loss(self.best)
         )
         if better:
-            self.best = trial
+            self.best_number = trial.number
         if better and trial.is_candidate:
             self.since_best = 0
         elif self.since_best is not None:
@@ -317,22 +350,17 @@ class _Run:
         assert trial.difference is not None
         return self.metric.loss(trial.difference)
 
-    def _keep_model(self, trial: Trial, previous: Trial | None) -> Trial:
-        """Deletes the models that nobody asked for; the best one is kept even if no candidate."""
+    def _is_kept(self, trial: Trial) -> bool:
+        """Whether its model was asked for; the best one always is, candidate or not."""
         keep = self.problem.settings.keep_models
-        dethroned = previous is not None and self.best is trial
-        if (
-            dethroned
-            and previous is not None
-            and keep != "all"
-            and (keep == "best" or not previous.is_candidate)
-        ):
-            self.trials[previous.number] = _without_model(previous)
-        kept = keep == "all" or self.best is trial or (keep == "candidates" and trial.is_candidate)
-        if trial.outcome.error is not None or not kept:
-            trial = _without_model(trial)
-            self.trials[trial.number] = trial
-        return trial
+        if trial.state == "failed":
+            return False
+        wanted = keep == "all" or (keep == "candidates" and trial.is_candidate)
+        return wanted or trial.number == self.best_number
+
+    def _set_model(self, trial: Trial, path: Path | None) -> None:
+        outcome = replace(trial.outcome, model_path=None if path is None else str(path))
+        self.trials[trial.number] = replace(trial, outcome=outcome)
 
     def _limit_reached_with(self, running: int) -> bool:
         """Whether the trials that are running may be the last ones."""
@@ -378,39 +406,40 @@ class _Run:
             return "no result yet"
         return f"best {measured(self.best, self.metric)} (trial {self.best.number})"
 
-    def model_path(self, digest: str) -> Path:
-        """Where the model of a configuration is written."""
-        return self.problem.models_dir / f"{digest[:16]}.onnx"
-
     def _ranked(self) -> list[Trial]:
         """Trials with a result, best first; earlier ones first among equals."""
         complete = [trial for trial in self.trials.values() if trial.difference is not None]
         return sorted(complete, key=lambda trial: (self._loss(trial), trial.number))
 
-    def _write_files(self) -> None:
+    def _write_best(self) -> None:
         ranked = self._ranked()
         candidates = [trial for trial in ranked if trial.is_candidate]
-        trials = sorted(self.trials.values(), key=lambda trial: trial.number)
         write_best(self.problem.output_dir, candidates or ranked[:1], self.metric.name, self.source)
+
+    def _write_log(self) -> None:
+        start = time.monotonic()
+        trials = sorted(self.trials.values(), key=lambda trial: trial.number)
         write_log(self.problem.output_dir, trials, self.metric.name, self.source)
-        self.files_written = time.monotonic()
+        took = time.monotonic() - start
+        self.write_log_after = start + max(_LOG_EVERY_S, took / _LOG_SHARE)
 
     def _restore_models(self) -> None:
-        """Candidates of an earlier run whose file is gone are quantized again, to the same bytes."""
+        """Models of an earlier run that are wanted and gone are quantized again, to the same bytes."""
         pipeline = None
         for trial in self._ranked():
-            path = self.model_path(trial.digest)
-            if not trial.is_candidate or self.problem.settings.keep_models == "best" or path.is_file():
+            if trial.outcome.model_path is not None or not self._is_kept(trial):
                 continue
             pipeline = pipeline or self.problem.objective().pipeline
             config = QuantConfig(**trial.config)
+            path = self.models.path(trial.digest)
             pipeline.quantize(config).save(path, external_data=config.use_external_data_format)
-            digest = file_digest(path)
-            if digest != trial.outcome.model_digest:
-                self.log.warning(
-                    "trial %d: the model made again differs from the one evaluated", trial.number
-                )
-            self.trials[trial.number] = replace(trial, outcome=replace(trial.outcome, model_path=str(path)))
+            if self.models.holds(trial):
+                self._set_model(trial, path)
+                continue
+            self.models.delete(trial.digest)
+            self.log.warning(
+                "trial %d: its model, made again, is not the one evaluated, and was deleted", trial.number
+            )
 
     def _log_start(self) -> None:
         problem, settings = self.problem, self.problem.settings
@@ -438,7 +467,7 @@ class _Run:
         for line in problem.space.describe(first=0).lines():
             self.log.info(line)
 
-    def _end(self, reason: str) -> SearchResult:
+    def _end(self, reason: str, stages: Mapping[str, StageCount]) -> SearchResult:
         self._restore_models()
         ranked = self._ranked()
         result = SearchResult(
@@ -448,17 +477,9 @@ class _Run:
             stop_reason=reason,
             interrupted=self.interruption.is_set(),
             seconds=self.elapsed_s,
+            stages=dict(stages),
         )
-        self._write_files()
+        self._write_best()
+        self._write_log()
         log_result(self.log, result, self.metric, ranked)
         return result
-
-
-def _without_model(trial: Trial) -> Trial:
-    """Deletes the trial's model, with its external data."""
-    path = trial.outcome.model_path
-    if path is None:
-        return trial
-    for file in (Path(path), Path(f"{path}.data")):
-        file.unlink(missing_ok=True)
-    return replace(trial, outcome=replace(trial.outcome, model_path=None))

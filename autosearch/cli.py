@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import autosearch
 from autosearch.auto_search import AutoSearch
-from autosearch.compat import changed
+from autosearch.compat import build, changed
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Job, evaluator_of, load_data, read_job
@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        lines = (line.strip() for line in str(error).splitlines())
+        print(f"error: {'; '.join(line for line in lines if line)}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("interrupted; everything so far is recorded", file=sys.stderr)
@@ -114,13 +115,14 @@ def make_search(job: Job) -> AutoSearch:
     Raises:
         ConfigError, DataError, ModelError, OutputError: Before any work.
     """
-    calibration = load_data(job.calibration_data)
-    evaluation = None if job.eval_data is None else load_data(job.eval_data)
+    float_model = load_float_model(job.model_input)
+    calibration = load_data(job.calibration_data, float_model.inputs)
+    evaluation = None if job.eval_data is None else load_data(job.eval_data, float_model.inputs)
     settings = changed(job.settings, {"search_evaluator": evaluator_of(job, evaluation)})
     return AutoSearch(
         job.quantization_config,
         settings,
-        job.model_input,
+        float_model,
         calibration,
         evaluation,
         source={"calibration_data": _recorded(job.calibration_data)},
@@ -132,6 +134,7 @@ def _recorded(source: DataSource) -> dict[str, Any]:
     return {
         "path": path,
         "reader": source.reader,
+        "folder": str(source.folder),
         "batch_size": source.batch_size,
         "samples": source.samples,
         "labels": source.labels,
@@ -174,7 +177,7 @@ def _quantize(options: argparse.Namespace) -> int:
     float_model = load_float_model(options.model)
     if source.get("model_digest") not in (None, float_model.digest):
         print("note: this is not the model that was searched", file=sys.stderr)
-    data = load_data(_replay_source(options, source))
+    data = load_data(_replay_source(options, source), float_model.inputs)
     if source.get("calibration_data_digest") not in (None, data.digest):
         print("note: these are not the data that the search calibrated with", file=sys.stderr)
     output = Path(options.output)
@@ -187,18 +190,21 @@ def _quantize(options: argparse.Namespace) -> int:
     return FOUND
 
 
-def _replay_source(options: argparse.Namespace, source: dict[str, Any]) -> DataSource:
+def _replay_source(options: argparse.Namespace, source: Mapping[str, Any]) -> DataSource:
     recorded = source.get("calibration_data") or {}
+    if not isinstance(recorded, Mapping):
+        raise ConfigError(f"--config: calibration_data: got {recorded!r}; name the data with --data")
     if options.data is not None:
-        changes = {"path": Path(options.data), "reader": None}
-        recorded = {**recorded, **changes}
+        recorded = {**recorded, "path": options.data, "reader": None}
     if options.batch_size is not None:
         recorded = {**recorded, "batch_size": options.batch_size}
-    if not recorded.get("path") and not recorded.get("reader"):
+    replayed = build(DataSource, recorded, "--config: calibration_data")
+    if replayed.path is None and replayed.reader is None:
         raise ConfigError("--data: the record does not say where its calibration data lie; name them")
-    if recorded.get("path") and not Path(recorded["path"]).is_file():
-        raise ConfigError(f"--data: the recorded data {recorded['path']!r} are gone; name them")
-    return DataSource(**recorded)
+    if replayed.path is not None and not replayed.path.is_file():
+        whose = "" if options.data is not None else "the recorded data are gone, name them: "
+        raise ConfigError(f"--data: {whose}no file {str(replayed.path)!r}")
+    return replayed
 
 
 if __name__ == "__main__":

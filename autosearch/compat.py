@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +47,8 @@ def read_config(source: object) -> AutoSearchConfig:
         return source
     if isinstance(source, (str, Path)):
         content = read_yaml(source)
-        return parse_config({key: value for key, value in content.items() if key not in JOB_KEYS})
+        settings = parse_config({key: value for key, value in content.items() if key not in JOB_KEYS})
+        return with_evaluator(settings, Path(source).resolve().parent)
     if isinstance(source, Mapping):
         return parse_config(source)
     return parse_config(_attributes(source))
@@ -92,6 +95,37 @@ def changed(settings: AutoSearchConfig, changes: Mapping[str, Any]) -> AutoSearc
     """A validated copy with some fields changed."""
     same = {item.name: getattr(settings, item.name) for item in dataclasses.fields(settings)}
     return build(AutoSearchConfig, {**same, **changes}, "")
+
+
+def with_evaluator(settings: AutoSearchConfig, folder: Path) -> AutoSearchConfig:
+    """The same with the object that `search_evaluator` names, of a module in the folder or elsewhere."""
+    wanted = settings.search_evaluator
+    if not isinstance(wanted, str):
+        return settings
+    return changed(settings, {"search_evaluator": import_object(wanted, folder, "search_evaluator")})
+
+
+def import_object(name: str, folder: Path, place: str) -> Any:
+    """What ``package.module:attribute`` names.
+
+    Args:
+        name: See above.
+        folder: Where modules are looked for first, then in the current one; both stay importable,
+            for worker processes.
+        place: The key that says so, for complaints.
+
+    Raises:
+        ConfigError: If it is not there, or its module cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"{place}: {name!r}: write module:attribute, such as my_project.data:make_reader")
+    here = (str(folder), str(Path.cwd()))
+    sys.path[:0] = [path for path in dict.fromkeys(here) if path not in sys.path]
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever the module does when it is imported
+        raise ConfigError(f"{place}: {name!r} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def build(kind: type[T], values: Mapping[str, Any], place: str) -> T:

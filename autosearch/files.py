@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -74,14 +73,16 @@ def read_entry(reference: str) -> dict[str, Any]:
         known = ", ".join(list(entries)[:10]) if isinstance(entries, dict) else "none"
         raise ConfigError(f"--config {path!r}: no entry {key!r}; there are: {known}")
     entry = entries[key]
-    config = entry.get("config", entry.get("user_attrs_config")) if isinstance(entry, dict) else None
-    if config is None:
+    if not isinstance(entry, dict):
+        raise ConfigError(f"--config {reference!r}: the entry is not a record of a trial")
+    config = entry.get("config", entry.get("user_attrs_config"))
+    source = entry.get("source", entry.get("user_attrs_source", {}))
+    if not isinstance(config, dict) or not isinstance(source, dict):
         raise ConfigError(f"--config {reference!r}: the entry has no configuration")
-    return {
-        **entry,
-        "config": QuantConfig(**config),
-        "source": entry.get("source", entry.get("user_attrs_source", {})),
-    }
+    try:
+        return {**entry, "config": QuantConfig(**config), "source": source}
+    except ConfigError as error:
+        raise ConfigError(f"--config {reference!r}: {error}") from None
 
 
 def finite(value: float | None) -> float | str | None:
@@ -122,11 +123,7 @@ def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _write(path: Path, value: object) -> None:
-    text = json.dumps(value, indent=2, allow_nan=False)
-    write_atomically(path, (_compact_numbers(text) + "\n").encode())
-
-
-def _compact_numbers(text: str) -> str:
-    """Lists of numbers on one line."""
-    return re.sub(r"\[\s+([-\d.e+,\s]+?)\s+\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+def _write(path: Path, entries: Mapping[str, Any]) -> None:
+    """An object with an entry on each line."""
+    lines = (f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in entries.items())
+    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from autosearch.compat import JOB_KEYS, build, parse_config, read_yaml
+from autosearch.compat import JOB_KEYS, build, import_object, parse_config, read_yaml, with_evaluator
 from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError
 from evaluators import AccuracyEvaluator
 from quant import CalibrationData, DataError
+from quant.calibration.data import InputSpec
 
 _BATCH_SIZE = 32
 
@@ -30,6 +30,7 @@ class DataSource:
     Attributes:
         path: An .npz archive with an array for each model input, samples along the first axis.
         reader: ``module:callable`` instead, which returns a data reader or a list of feeds.
+        folder: Where that module is looked for first; by default the YAML file's folder.
         batch_size: Samples in a feed, of an archive.
         samples: How many to take; None = all.
         labels: Name of the array of labels in the archive.
@@ -37,6 +38,7 @@ class DataSource:
 
     path: Path | None = None
     reader: str | None = None
+    folder: Path = Path()
     batch_size: int = Field(default=_BATCH_SIZE, gt=0)
     samples: int | None = Field(default=None, gt=0)
     labels: str = "labels"
@@ -51,6 +53,7 @@ class Job:
         quantization_config: What all configurations share.
         calibration_data, eval_data: Where feeds come from.
         settings: How to search.
+        folder: Of the file; modules that it names may lie there.
     """
 
     model_input: Path
@@ -58,6 +61,7 @@ class Job:
     calibration_data: DataSource
     eval_data: DataSource | None
     settings: AutoSearchConfig
+    folder: Path
 
 
 def read_job(path: str | Path, changes: Sequence[str] = ()) -> Job:
@@ -71,7 +75,6 @@ def read_job(path: str | Path, changes: Sequence[str] = ()) -> Job:
     for key in ("model_input", "calibration_data"):
         if not content.get(key):
             raise ConfigError(f"{path}: {key} is missing")
-    sys.path[:0] = [str(folder), str(Path.cwd())]  # modules that the file names
     evaluation = content.get("eval_data")
     job = Job(
         model_input=folder / str(content["model_input"]),
@@ -79,23 +82,30 @@ def read_job(path: str | Path, changes: Sequence[str] = ()) -> Job:
         calibration_data=_data_source(content["calibration_data"], "calibration_data", folder),
         eval_data=None if evaluation is None else _data_source(evaluation, "eval_data", folder),
         settings=parse_config({key: value for key, value in content.items() if key not in JOB_KEYS}),
+        folder=folder,
     )
     if not job.model_input.is_file():
         raise ConfigError(f"{path}: model_input: no file {str(job.model_input)!r}")
     return job
 
 
-def load_data(source: DataSource) -> CalibrationData:
+def load_data(source: DataSource, inputs: Sequence[InputSpec]) -> CalibrationData:
     """Feeds of a source.
+
+    Args:
+        source: Where from; of an archive, arrays that are no inputs (labels, indices) are left out.
+        inputs: What the model takes.
 
     Raises:
         DataError: If they cannot be read.
     """
     if source.reader is not None:
-        made = import_object(source.reader)
-        return CalibrationData(made() if callable(made) else made).head(source.samples)
-    arrays = _arrays(source)
-    arrays.pop(source.labels, None)
+        return CalibrationData(_read(source.reader, source.folder)).head(source.samples)
+    stored = _arrays(source)
+    arrays = {spec.name: stored[spec.name] for spec in inputs if spec.name in stored}
+    if len(arrays) < len(inputs):
+        names = ", ".join(spec.name for spec in inputs)
+        raise DataError(f"{source.path}: arrays {', '.join(stored)}; the model takes {names}")
     count = _samples(arrays, source)
     size = source.batch_size
     starts = range(0, count, size)
@@ -121,14 +131,12 @@ def load_labels(source: DataSource) -> NDArray[Any]:
 
 
 def evaluator_of(job: Job, evaluation: CalibrationData | None) -> Any:
-    """The evaluator that a YAML file means: imported, accuracy on labelled data, or None = built-in.
+    """The evaluator that a YAML file means: its own, accuracy on labelled data, or None = built-in.
 
     Raises:
         ConfigError: If it cannot be.
     """
-    wanted = job.settings.search_evaluator
-    if isinstance(wanted, str):
-        return import_object(wanted)
+    wanted = with_evaluator(job.settings, job.folder).search_evaluator
     if wanted is None and (job.settings.search_metric or "").casefold() == "accuracy":
         if job.eval_data is None or evaluation is None or job.eval_data.path is None:
             raise ConfigError(
@@ -136,21 +144,6 @@ def evaluator_of(job: Job, evaluation: CalibrationData | None) -> Any:
             )
         return AccuracyEvaluator(evaluation, load_labels(job.eval_data))
     return wanted
-
-
-def import_object(name: str) -> Any:
-    """What ``package.module:attribute`` names.
-
-    Raises:
-        ConfigError: If it is not there.
-    """
-    module, _, attribute = name.partition(":")
-    if not attribute:
-        raise ConfigError(f"{name!r}: write module:attribute, such as my_project.data:make_reader")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"{name!r}: cannot be imported: {error}") from error
 
 
 def _data_source(value: object, place: str, folder: Path) -> DataSource:
@@ -161,11 +154,22 @@ def _data_source(value: object, place: str, folder: Path) -> DataSource:
     if (source.path is None) == (source.reader is None):
         raise ConfigError(f"{place}: give either a path or a reader")
     if source.path is None:
-        return source
+        return dataclasses.replace(source, folder=folder / source.folder)
     path = folder / source.path
     if not path.is_file():
         raise ConfigError(f"{place}: no file {str(path)!r}")
     return build(DataSource, {**given, "path": path}, place)
+
+
+def _read(reader: str, folder: Path) -> Any:
+    """What the named object is, or returns: a data reader or feeds."""
+    named = import_object(reader, folder, "reader")
+    if not callable(named):
+        return named
+    try:
+        return named()
+    except Exception as error:  # whatever the user's function raises
+        raise DataError(f"reader: {reader!r} raised {type(error).__name__}: {error}") from error
 
 
 def _arrays(source: DataSource) -> dict[str, NDArray[Any]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autosearch.compat import with_evaluator
 from autosearch.config import AutoSearchConfig
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
@@ -68,6 +69,11 @@ class Problem:
         return self.output_dir / "models"
 
     @property
+    def cache_dir(self) -> Path:
+        """Where results of stages are kept between searches."""
+        return Path(self.settings.search_cache_dir) / CACHE_FOLDER
+
+    @property
     def fingerprint(self) -> Mapping[str, Any]:
         """What makes two searches the same, by the words that an error uses."""
         return {
@@ -77,7 +83,7 @@ class Problem:
             "search space": self.space.digest,
             "quantization_config": digest_of_json(effective_config(self.base)),
             "metric": [self.metric.name, self.metric.direction],
-            "evaluator": type(self.evaluator).__name__,
+            "evaluator": _name(self.settings.search_evaluator or self.evaluator),
         }
 
     def sampler(self) -> Sampler:
@@ -90,7 +96,7 @@ class Problem:
             self.float_model,
             self.data,
             self.evaluator,
-            cache_dir=Path(self.settings.search_cache_dir) / CACHE_FOLDER,
+            cache_dir=self.cache_dir,
             histograms=self._needs_histograms,
             threads=threads_per_worker(self.settings.n_jobs),
         )
@@ -114,6 +120,7 @@ def pose(
             value and the remedy.
     """
     notes = _unsupported(settings)
+    settings = with_evaluator(settings, Path.cwd())
     base = read_quantization_config(quantization_config)
     float_model = model_input if isinstance(model_input, FloatModel) else load_float_model(model_input)
     data = CalibrationData(calibration_data)
@@ -122,6 +129,7 @@ def pose(
     if held_out is not data:
         held_out.check(float_model.inputs)
     space = SearchSpace(settings.search_space, base, cost_model=CostModel.estimate(samples=data.samples))
+    _check_not_empty(space)
     make_sampler(settings.search_algo, space, settings.search_seed)  # refuses what it cannot sample
     evaluator = _evaluator(settings, float_model, held_out)
     searched_metric(settings, evaluator)  # refuses one that nothing produces
@@ -150,6 +158,12 @@ def read_quantization_config(given: QuantConfig | Mapping[str, Any] | None) -> Q
 def threads_per_worker(n_jobs: int) -> int:
     """The cores that this process may use, shared out; at least one."""
     return max(1, len(os.sched_getaffinity(0)) // n_jobs)
+
+
+def _name(evaluator: object) -> str:
+    """Module and name of a function or class, or of an object's class."""
+    named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
+    return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
 
 
 def _unsupported(settings: AutoSearchConfig) -> tuple[str, ...]:
@@ -198,6 +212,14 @@ def searched_metric(settings: AutoSearchConfig, evaluator: Evaluator) -> Metric:
         return evaluator.metrics[0]
     names = [metric.name for metric in evaluator.metrics]
     raise ConfigError(f"search_metric: the evaluator has no metric {wanted!r}{nearest(wanted, names)}")
+
+
+def _check_not_empty(space: SearchSpace) -> None:
+    if not space.is_enumerable or len(space.enumeration):
+        return
+    dropped = space.enumeration.dropped.items()
+    reasons = "; ".join(f"{count} of {space.raw_size}: {reason}" for reason, count in dropped)
+    raise ConfigError(f"search_space: no configuration is left ({reasons})")
 
 
 def _check_writable(directory: Path) -> None:

@@ -88,5 +88,14 @@ def log_result(log: logging.Logger, result: SearchResult, metric: Metric, ranked
         )
     for trial in result.failed[:_SHOWN]:
         log.info("  failed: trial %d [%s]: %s", trial.number, trial.short, trial.outcome.error)
+    for stage, count in result.stages.items():
+        found = count.memory_hits + count.disk_hits
+        log.info(
+            "Stage %s: computed %d times in %.2f s, found %d times",
+            stage,
+            count.computed,
+            count.seconds,
+            found,
+        )
     log.info("Searched candidates: %d", len(result.candidates))
     log.info("Stopped: %s; %.1f s", result.stop_reason, result.seconds)

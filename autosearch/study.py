@@ -90,6 +90,7 @@ class SearchStudy:
         )
         self._storage = storage
         self._id = storage.get_study_id_from_name(self.name)
+        self._asked: set[int] = set()  # running trials that a sampler of Optuna's proposed
         stored = self.study.user_attrs.get(_FINGERPRINT)
         if stored is None:
             self.study.set_user_attr(_FINGERPRINT, plain)
@@ -102,22 +103,29 @@ class SearchStudy:
                 " or search_output_dir, or leave study_name out"
             )
 
-    def recover(self) -> list[Trial]:
+    def recover(self) -> tuple[list[Trial], list[str]]:
         """The trials of earlier runs; those that were running when their process ended are set free.
 
         A freed trial is recorded as failed and abandoned, and its configuration is tried again.
+
+        Returns:
+            The trials that ended, and the digests of the freed ones' configurations.
         """
-        trials = []
+        trials, abandoned = [], []
         for frozen in self.study.get_trials(deepcopy=False):
-            if frozen.state is TrialState.RUNNING:
-                trial_id = self._trial_id(frozen.number)
-                self._storage.set_trial_user_attr(trial_id, _ABANDONED, True)
-                self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-            else:
-                trial = read_trial(frozen)
-                if trial is not None:
-                    trials.append(trial)
-        return trials
+            trial = read_trial(frozen)
+            if trial is not None:
+                trials.append(trial)
+            if frozen.state is not TrialState.RUNNING:
+                continue
+            if trial is not None:  # its process ended between the outcome and this
+                self._end(frozen.number, frozen.user_attrs[_OUTCOME]["value"])
+                continue
+            self._storage.set_trial_user_attr(self._trial_id(frozen.number), _ABANDONED, True)
+            self._end(frozen.number, None)
+            if _CONFIGURATION in frozen.user_attrs:
+                abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
+        return trials, abandoned
 
     def start(
         self, proposal: Proposal, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
@@ -138,6 +146,7 @@ class SearchStudy:
         }
         if proposal.trial is not None:
             proposal.trial.set_user_attr(_CONFIGURATION, described)
+            self._asked.add(proposal.trial.number)
             return proposal.trial.number
         template = FrozenTrial(
             number=-1,  # the storage numbers it
@@ -165,6 +174,7 @@ class SearchStudy:
             elapsed_s: Of the whole search so far, for its limits after a resumption.
         """
         record = {
+            "value": value,
             "metrics": dict(trial.outcome.metrics),
             "seconds": dict(trial.outcome.seconds),
             "model_path": trial.outcome.model_path,
@@ -173,13 +183,21 @@ class SearchStudy:
             "traceback": trial.outcome.traceback,
             "difference": trial.difference,
             "is_candidate": trial.is_candidate,
+            "started": trial.started.isoformat(),
+            "ended": trial.ended.isoformat(),
             "elapsed_s": elapsed_s,
         }
         self._storage.set_trial_user_attr(self._trial_id(trial.number), _OUTCOME, record)
-        if value is None:
-            self.study.tell(trial.number, state=TrialState.FAIL)
-        else:
-            self.study.tell(trial.number, value)
+        if trial.number not in self._asked:
+            self._end(trial.number, value)
+            return
+        self._asked.remove(trial.number)  # its sampler wants to be told, which costs some reads
+        self.study.tell(trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+
+    def _end(self, number: int, value: float | None) -> None:
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        values = None if value is None else [value]
+        self._storage.set_trial_state_values(self._trial_id(number), state, values)
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
@@ -198,8 +216,6 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
     record, described = frozen.user_attrs.get(_OUTCOME), frozen.user_attrs.get(_CONFIGURATION)
     if record is None or described is None or _REPEAT in frozen.user_attrs:
         return None
-    if frozen.datetime_start is None or frozen.datetime_complete is None:
-        return None
     keys = ("metrics", "seconds", "model_path", "model_digest", "error", "traceback")
     return Trial(
         number=frozen.number,
@@ -210,8 +226,8 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
         outcome=Outcome(**{key: record[key] for key in keys}),
         difference=record["difference"],
         is_candidate=record["is_candidate"],
-        started=frozen.datetime_start,
-        ended=frozen.datetime_complete,
+        started=datetime.fromisoformat(record["started"]),
+        ended=datetime.fromisoformat(record["ended"]),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from quant.cache import StageCount
+
 State = Literal["complete", "failed"]
 
 
@@ -80,6 +82,8 @@ class SearchResult:
         stop_reason: Why the search ended, in words.
         interrupted: Whether a person ended it.
         seconds: Wall-clock time, earlier runs of a resumed search included.
+        stages: What this process's stage cache computed and found, by stage; worker processes have
+            their own.
     """
 
     trials: tuple[Trial, ...]
@@ -88,6 +92,7 @@ class SearchResult:
     stop_reason: str
     interrupted: bool
     seconds: float
+    stages: Mapping[str, StageCount] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[Trial, ...]:

@@ -62,6 +62,7 @@ def collect_statistics(
             values |= {name: feed[name] for name in tensors if name in graph_inputs}
             for _ in pool.map(count, values.items()):  # raises what a tensor's count raised
                 pass
+            del values  # the next run writes to the same memory, which is still in the caches
     return {name: accumulator.result() for name, accumulator in accumulators.items()}
 
 

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autosearch.errors import ConfigError
+from autosearch.files import MOST_BEST, finite, read_entry, write_best, write_log
+from quant import QuantConfig
+from tests.autosearch.trials import START, make_trial
+
+SOURCE = {"model": "model.onnx", "model_digest": "abc"}
+
+
+def strictly(path: Path) -> dict[str, Any]:
+    """JSON as the standard has it: neither Infinity nor NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    content: dict[str, Any] = json.loads(path.read_text(), parse_constant=refuse)
+    return content
+
+
+def test_log_has_the_keys_of_mase(tmp_path: Path) -> None:
+    write_log(tmp_path, [make_trial(0, 0.5), make_trial(1, None)], "L2", SOURCE)
+    log = strictly(tmp_path / "log.json")
+    assert list(log) == ["0", "1"]
+    complete, failed = log["0"], log["1"]
+    milliseconds = round(START.timestamp() * 1000)
+    expected = {
+        "number": 0,
+        "value": 0.5,
+        "user_attrs_hardware_metrics": {},
+        "user_attrs_sampled_config": {"per_channel": True},
+        "user_attrs_scaled_metrics": {"L2": 0.5},
+        "user_attrs_software_metrics": {"L2": 0.5},
+        "state": "COMPLETE",
+        "datetime_start": milliseconds,
+        "datetime_complete": milliseconds + 500,
+        "duration": 500,
+    }
+    assert {key: complete[key] for key in expected} == expected
+    assert all(key.startswith("user_attrs_") for key in complete.keys() - expected.keys())
+    assert complete["user_attrs_config"] == QuantConfig(per_channel=True).to_dict()
+    assert failed["state"] == "FAIL"
+    assert failed["value"] is None
+    assert failed["user_attrs_error"] == "RuntimeError: no luck"
+
+
+def test_best_has_ranks(tmp_path: Path) -> None:
+    ranked = [make_trial(number, value) for number, value in [(7, 0.1), (2, 0.2), (5, 0.3)]]
+    write_best(tmp_path, ranked, "L2", SOURCE)
+    best = strictly(tmp_path / "best.json")
+    assert {rank: entry["number"] for rank, entry in best.items()} == {"0": 7, "1": 2, "2": 5}
+    keys = ("value", "software_metrics", "hardware_metrics", "scaled_metrics", "sampled_config")
+    assert [best["0"][key] for key in keys] == [0.1, {"L2": 0.1}, {}, {"L2": 0.1}, {"per_channel": True}]
+    assert best["0"]["model_digest"] == ranked[0].outcome.model_digest
+    assert best["0"]["source"] == SOURCE
+
+
+def test_best_ends_somewhere(tmp_path: Path) -> None:
+    write_best(tmp_path, [make_trial(number, 0.5) for number in range(MOST_BEST + 5)], "L2", SOURCE)
+    assert len(strictly(tmp_path / "best.json")) == MOST_BEST
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinities_are_words(tmp_path: Path, value: float) -> None:
+    write_log(tmp_path, [make_trial(0, value)], "L2", SOURCE)
+    write_best(tmp_path, [make_trial(0, value)], "L2", SOURCE)
+    for name in ("log.json", "best.json"):
+        entry = strictly(tmp_path / name)["0"]
+        assert entry["value"] == str(value)
+        assert float(entry["value"]) == value
+
+
+def test_finite_values_stay_numbers() -> None:
+    assert [finite(value) for value in (0.5, None, math.inf, -math.inf)] == [0.5, None, "inf", "-inf"]
+
+
+def test_no_trials_is_an_empty_object(tmp_path: Path) -> None:
+    write_log(tmp_path, [], "L2", SOURCE)
+    assert strictly(tmp_path / "log.json") == {}
+
+
+def test_entries_are_read_from_both_files(tmp_path: Path) -> None:
+    write_best(tmp_path, [make_trial(7, 0.1)], "L2", SOURCE)
+    write_log(tmp_path, [make_trial(7, 0.1)], "L2", SOURCE)
+    for reference in ("best.json#0", "best.json", "log.json#7"):
+        entry = read_entry(f"{tmp_path}/{reference}")
+        assert entry["config"] == QuantConfig(per_channel=True)
+        assert entry["source"] == SOURCE
+
+
+def test_an_entry_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
+    write_log(tmp_path, [make_trial(3, 0.1), make_trial(4, 0.2)], "L2", SOURCE)
+    with pytest.raises(ConfigError, match="no entry '9'; there are: 3, 4"):
+        read_entry(f"{tmp_path}/log.json#9")
+    with pytest.raises(ConfigError, match="no file"):
+        read_entry(f"{tmp_path}/absent.json#0")
+
+
+def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_best(tmp_path, [make_trial(0, 0.5)], "L2", SOURCE)
+    before = (tmp_path / "best.json").read_bytes()
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        write_best(tmp_path, [make_trial(1, 0.1)], "L2", SOURCE)
+    assert (tmp_path / "best.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["best.json"]
