@@ -83,7 +83,7 @@ class Problem:
             "search space": self.space.digest,
             "quantization_config": digest_of_json(effective_config(self.base)),
             "metric": [self.metric.name, self.metric.direction],
-            "evaluator": _name(self.settings.search_evaluator or self.evaluator),
+            "evaluator": _identity(self.settings.search_evaluator or self.evaluator),
         }
 
     def sampler(self) -> Sampler:
@@ -157,13 +157,16 @@ def read_quantization_config(given: QuantConfig | Mapping[str, Any] | None) -> Q
 
 def threads_per_worker(n_jobs: int) -> int:
     """The cores that this process may use, shared out; at least one."""
-    return max(1, len(os.sched_getaffinity(0)) // n_jobs)
+    own = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(own(0)) if own is not None else os.cpu_count() or 1
+    return max(1, cores // n_jobs)
 
 
-def _name(evaluator: object) -> str:
-    """Module and name of a function or class, or of an object's class."""
+def _identity(evaluator: object) -> str:
+    """Module and name of a function or class, or of an object's class; and the `identity` it has."""
     named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
-    return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
+    name = f"{named.__module__}.{getattr(named, '__qualname__', '')}"
+    return f"{name} {getattr(evaluator, 'identity', '')}".rstrip()
 
 
 def _unsupported(settings: AutoSearchConfig) -> tuple[str, ...]:

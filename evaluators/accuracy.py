@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ class AccuracyEvaluator:
     def metrics(self) -> tuple[Metric, ...]:
         """One metric, "accuracy" or "top<k>_accuracy", between 0 and 1."""
         return self._metrics
+
+    @property
+    def identity(self) -> str:
+        """Tells apart evaluators that give other numbers on the same feeds."""
+        labels = hashlib.sha256(self._labels.tobytes()).hexdigest()
+        return f"{self._metrics[0].name} of {self._output} on {labels}"
 
     def evaluate(self, model_path: Path, session_settings: SessionSettings | None = None) -> dict[str, float]:
         """Accuracy of one model.

@@ -137,3 +137,11 @@ def test_other_arguments_are_checked_at_the_door():
         AccuracyEvaluator([], [1], top_k=0)
     with pytest.raises(EvaluatorInputError, match="feeds"):
         AccuracyEvaluator(iter([]), [1])
+
+
+def test_other_labels_are_another_identity():
+    scores, labels = scores_and_labels()
+    same, again = (AccuracyEvaluator(batches(scores), labels).identity for _ in range(2))
+    assert same == again
+    assert AccuracyEvaluator(batches(scores), (labels + 1) % 4).identity != same
+    assert AccuracyEvaluator(batches(scores), labels, top_k=2).identity != same
