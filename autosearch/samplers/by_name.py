@@ -62,12 +62,12 @@ SHORT_NAMES: Mapping[str, str] = {
     "BruteForce": "BruteForceSampler",
 }
 
-_PACKAGES: Mapping[str, tuple[str, ...]] = {
-    "CmaEsSampler": ("cmaes",),
-    "GPSampler": ("scipy", "torch"),
-    "QMCSampler": ("scipy",),
+_PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "CmaEsSampler": ("samplers", ("cmaes",)),
+    "GPSampler": ("gp", ("scipy", "torch")),
+    "QMCSampler": ("samplers", ("scipy",)),
 }
-"""What Optuna's samplers import beyond Optuna's own dependencies."""
+"""What Optuna's samplers import beyond Optuna's own dependencies, and the extra that brings it."""
 
 
 def sampler_names() -> tuple[str, ...]:
@@ -99,10 +99,12 @@ def make_sampler(
     if found in _OWN:
         return _OWN[found](space, seed)
     class_name = SHORT_NAMES.get(found, found)
-    missing = [package for package in _PACKAGES.get(class_name, ()) if find_spec(package) is None]
+    extra, packages = _PACKAGES.get(class_name, ("", ()))
+    missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        packages = " ".join(missing)
-        raise ConfigError(f"{place}: {name!r} needs {packages}; install with: pip install {packages}")
+        raise ConfigError(
+            f"{place}: {name!r} needs {' and '.join(missing)}; install with: pip install 'autosearch[{extra}]'"
+        )
     if class_name == "BruteForceSampler":
         space.require_finite()
     with warnings.catch_warnings():

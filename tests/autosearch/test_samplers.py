@@ -260,9 +260,12 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, nearest: str) -> 
         make_sampler(name, SearchSpace(TWENTY_SEVEN))
 
 
-@pytest.mark.parametrize("name", [name for name in NEEDS if find_spec(NEEDS[name]) is None])
-def test_missing_packages_are_named(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name!r} needs .*pip install {NEEDS[name]}"):
+@pytest.mark.parametrize(("name", "extra"), [("CmaEs", "samplers"), ("GPS", "gp"), ("QMC", "samplers")])
+def test_missing_packages_and_their_extra_are_named(
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autosearch.samplers.by_name.find_spec", lambda package: None)
+    with pytest.raises(ConfigError, match=rf"{name!r} needs .*{NEEDS[name]}.*autosearch\[{extra}\]"):
         make_sampler(name, SearchSpace(TWENTY_SEVEN))
 
 
