@@ -103,7 +103,8 @@ def make_sampler(
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise ConfigError(
-            f"{place}: {name!r} needs {' and '.join(missing)}; install with: pip install 'autosearch[{extra}]'"
+            f"{place}: {name!r} needs {' and '.join(missing)};"
+            f" install with: pip install 'autosearch[{extra}]'"
         )
     if class_name == "BruteForceSampler":
         space.require_finite()
