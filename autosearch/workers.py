@@ -104,8 +104,10 @@ class WorkerProcesses:
 
     def next(self) -> tuple[int, Outcome]:
         while not self._suspects:
-            while self._waiting:
+            while self._waiting and not self._suspects:
                 self._begin(self._waiting.popleft())
+            if self._suspects:
+                break
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
             future = next(iter(done))
             try:
@@ -132,8 +134,13 @@ class WorkerProcesses:
     def _begin(self, task: _Task) -> None:
         try:
             future = self._send(task)
-        except BrokenProcessPool:  # a worker died while it had nothing to do
+        except BrokenProcessPool:  # a worker has died, and nobody has waited for a trial since
+            interrupted = list(self._running.values())
             self._drop_pool()
+            if interrupted:
+                self._suspects.extend(interrupted)
+                self._waiting.appendleft(task)
+                return
             future = self._send(task)
         self._running[future] = task
 

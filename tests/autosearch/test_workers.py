@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 
 from autosearch import AutoSearch, Outcome
 from autosearch.errors import ConfigError
-from autosearch.workers import InProcess
+from autosearch.workers import InProcess, WorkerProcesses
 from quant import QuantConfig
 from tests.autosearch.models import DISTINCT, make_feeds
 
@@ -74,3 +76,31 @@ def test_failures_in_workers_come_back_with_their_cause(model: Path, settings: d
     assert len(search.result.trials) <= 4  # three, and one that was running
     assert "labels are missing" in search.result.stop_reason
     assert all("LookupError" in (trial.outcome.traceback or "") for trial in search.result.trials)
+
+
+def test_no_trial_is_lost_when_a_worker_dies_before_the_next_one_is_sent(tmp_path: Path) -> None:
+    died = tmp_path / "died"
+
+    def objective(config: QuantConfig, path: Path) -> Outcome:
+        if path.name == "deadly" and not died.exists():
+            died.touch()
+            os._exit(1)
+        time.sleep(0.5)
+        return Outcome(model_path=path.name)
+
+    executor = WorkerProcesses(objective, slots=3)  # type: ignore[arg-type]
+    try:
+        executor.submit(0, QuantConfig(), Path("slow"))
+        executor.submit(1, QuantConfig(), Path("deadly"))
+        while not died.exists():
+            time.sleep(0.05)
+        time.sleep(1.0)  # the pool has noticed
+        executor.submit(2, QuantConfig(), Path("late"))
+        outcomes = dict(executor.next() for _ in range(3))
+    finally:
+        executor.close()
+    assert {number: outcome.model_path for number, outcome in outcomes.items()} == {
+        0: "slow",
+        1: "deadly",
+        2: "late",
+    }
