@@ -7,12 +7,16 @@ extended to contain zero, which then is exactly representable.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.types import IntegerType
+
+_BLOCK = 1 << 16
+"""Elements that are rounded at a time."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +133,27 @@ def quantize(values: NDArray[Any], params: QuantParams, element: IntegerType) ->
         params: Scale and zero point, broadcast along their axis.
         element: Type whose range saturates.
     """
-    scale, zero_point = _along_axis(params, values.ndim)
-    scaled = np.asarray(values.astype(np.float32) / scale)  # a scalar's quotient is no array
-    np.rint(scaled, out=scaled)
-    scaled += zero_point.astype(np.float32)
-    np.clip(scaled, element.qmin, element.qmax, out=scaled)
-    return scaled.astype(element.numpy)
+    integers = np.empty(values.shape, dtype=element.numpy)
+    for block in _blocks(values.shape):
+        scale, zero_point = (_rows(parameter, block) for parameter in _along_axis(params, values.ndim))
+        scaled = np.asarray(values[block], dtype=np.float32) / scale
+        scaled = np.rint(scaled) + zero_point.astype(np.float32)
+        integers[block] = np.clip(scaled, element.qmin, element.qmax)
+    return integers
+
+
+def _blocks(shape: tuple[int, ...]) -> list[slice | EllipsisType]:
+    """Slices of the first axis, small enough for the temporaries to stay in the processor's cache."""
+    if not shape:
+        return [...]
+    row = max(1, int(np.prod(shape[1:], dtype=np.int64)))
+    step = max(1, _BLOCK // row)
+    return [slice(start, start + step) for start in range(0, shape[0], step)]
+
+
+def _rows(parameter: NDArray[Any], block: slice | EllipsisType) -> NDArray[Any]:
+    """What of a broadcast parameter belongs to a block of the first axis."""
+    return parameter[block] if parameter.ndim and parameter.shape[0] > 1 else parameter
 
 
 def dequantize(integers: NDArray[Any], params: QuantParams) -> NDArray[np.float32]:
