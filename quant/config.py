@@ -25,7 +25,6 @@ from quant.types import (
 )
 
 UNAVAILABLE = {
-    "include_sq": "SmoothQuant is not available in this version",
     "include_auto_mp": "automatic mixed precision is not available in this version",
     "include_fast_ft": "FastFinetune is not available in this version",
     "extra_options.BiasCorrection": "bias correction is not available in this version",
@@ -172,7 +171,7 @@ class ExtraOptions(_Config):
         CLEScaleUseThreshold: Leave channels alone whose weights stay below `CLEWeightThreshold`.
         CLEWeightThreshold: That bound on a channel's largest weight.
         CLETotalLayerDiffThreshold: Mean change of scales below which -1 steps end.
-        SmoothAlpha: Migration strength of SmoothQuant.
+        SmoothAlpha: Migration strength of SmoothQuant: 0 = weights become even, 1 = activations.
         BiasCorrection: Correct biases by the mean output error.
         FastFinetune: Level 3.
     """
@@ -223,8 +222,9 @@ class QuantConfig(_Config):
         use_external_data_format: Weights in a file beside the model.
         execution_providers: Where the float model runs for calibration.
         include_cle: Cross-layer equalization first.
-        include_sq, include_auto_mp, include_fast_ft: SmoothQuant, automatic mixed precision,
-            FastFinetune: refused, see `UNAVAILABLE`.
+        include_sq: SmoothQuant, after it.
+        include_auto_mp, include_fast_ft: Automatic mixed precision, FastFinetune: refused, see
+            `UNAVAILABLE`.
         extra_options: Level 2.
 
     Raises:

@@ -1,6 +1,6 @@
 """The stages from a float model to a quantized one, each looked up in the stage cache first.
 
-    prepare -> transform -> collect statistics -> ranges and parameters -> insert -> fill
+    prepare -> equalize -> smooth -> collect statistics -> ranges and parameters -> insert -> fill
 
 A stage's key holds what it reads and nothing else, so configurations share every stage up to the
 first one that they differ in.
@@ -19,6 +19,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quant.cache import Stage, StageCache
+from quant.calibration.channel_maxima import (
+    ChannelMaxima,
+    collect_channel_maxima,
+    decode_channel_maxima,
+    encode_channel_maxima,
+)
 from quant.calibration.collect import collect_statistics
 from quant.calibration.data import CalibrationData, DataReader, Feed
 from quant.calibration.ranges import needs_histogram
@@ -43,6 +49,7 @@ from quant.parameters import (
 from quant.qparams import QuantParams
 from quant.transforms.equalization import EqualizationOptions, equalize
 from quant.transforms.skip import Skip
+from quant.transforms.smooth_quant import SmoothOptions, smooth, smoothed_tensors
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,19 @@ class QuantizedModel:
 
 @dataclass(frozen=True)
 class Transformed:
-    """A prepared and transformed graph, with the digest of how it came about."""
+    """A prepared and transformed graph.
+
+    Attributes:
+        model: The graph.
+        key: How it came about: everything that decides it.
+        skipped: What the transforms left alone.
+        inserted: Names of the nodes that transforms added; they compute in float.
+    """
 
     model: ir.Model
     key: tuple[Any, ...]
     skipped: tuple[Skip, ...]
+    inserted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,9 @@ class _Plan:
 _PREPARE: Stage[tuple[ir.Model, tuple[Skip, ...]]] = Stage("prepare", 1, memory_entries=2)
 _TRANSFORM: Stage[tuple[ir.Model, tuple[Skip, ...]]] = Stage("transform", 1, memory_entries=4)
 _PLAN: Stage[_Plan] = Stage("plan", 1, memory_entries=8)
+_CHANNEL_MAXIMA: Stage[ChannelMaxima] = Stage(
+    "channel maxima", 1, 4, encode_channel_maxima, decode_channel_maxima
+)
 _STATISTICS: Stage[Statistics] = Stage("statistics", 1, 8, encode_statistics, decode_statistics)
 _RANGES: Stage[dict[str, QuantParams]] = Stage("ranges", 1, memory_entries=64)
 _CONSTANT_PARAMS: Stage[dict[str, QuantParams]] = Stage("constant parameters", 1, memory_entries=16)
@@ -132,7 +150,7 @@ class Pipeline:
             QuantError: Of the kind that names the culprit.
         """
         transformed = self.transform(config)
-        plan = self._plan(transformed, PlacementOptions.of(config))
+        plan = self._plan(transformed, PlacementOptions.of(config, transformed.inserted))
         placement = plan.placement
         if not placement.activations and not placement.weights:
             raise QuantizationError(
@@ -158,12 +176,42 @@ class Pipeline:
             prepared = model
             model, left = self.cache.get(_TRANSFORM, {"of": key}, lambda: equalize(prepared, options))
             skipped += left
-        return Transformed(model, key, skipped)
+        transformed = Transformed(model, key, skipped)
+        return self._smooth(transformed, config) if config.include_sq else transformed
+
+    def _smooth(self, transformed: Transformed, config: QuantConfig) -> Transformed:
+        """The graph after SmoothQuant, whose scales depend on the calibration data."""
+        options = SmoothOptions.of(config.extra_options)
+        data = self.data.head(config.extra_options.CalibDataSize)
+        providers = config.execution_providers
+
+        def compute() -> tuple[ir.Model, tuple[Skip, ...]]:
+            return smooth(transformed.model, self._channel_maxima(transformed, data, providers), options)
+
+        key = (*transformed.key, "sq", *asdict(options).values(), data.digest, providers)
+        model, left = self.cache.get(_TRANSFORM, {"of": key}, compute)
+        known = {node.name for node in transformed.model.graph}
+        inserted = tuple(node.name for node in model.graph if node.name and node.name not in known)
+        return Transformed(model, key, transformed.skipped + left, inserted)
+
+    def _channel_maxima(
+        self, transformed: Transformed, data: CalibrationData, providers: tuple[str, ...]
+    ) -> ChannelMaxima:
+        """What SmoothQuant reads of the data, from one pass for all of its parameters."""
+        model, tensors = transformed.model, smoothed_tensors(transformed.model)
+        key = {"of": transformed.key, "data": data.digest, "providers": providers, "tensors": tensors}
+        return self.cache.get(
+            _CHANNEL_MAXIMA,
+            key,
+            lambda: collect_channel_maxima(model, tensors, data, providers=providers, threads=self.threads),
+        )
 
     def statistics(self, transformed: Transformed, config: QuantConfig, tensors: Iterable[str]) -> Statistics:
         """Statistics of at least these tensors, from one pass over all that are ever calibrated."""
         data = self.data.head(config.extra_options.CalibDataSize)
-        wide = self._plan(transformed, PlacementOptions.of(_WIDEST)).placement.calibrated
+        wide = self._plan(
+            transformed, PlacementOptions.of(_WIDEST, transformed.inserted)
+        ).placement.calibrated
         parameters = {"of": transformed.key, "data": data.digest, "providers": config.execution_providers}
         wanted = tuple(tensors)
         found = self._pass(transformed, parameters, data, wide, config)

@@ -1,9 +1,9 @@
-"""One streaming pass of the float model over the calibration data."""
+"""Streaming passes of the float model over the calibration data, and the one for statistics."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,14 +45,41 @@ def collect_statistics(
         DataError: If a tensor takes a NaN or infinite value, with its name.
         ModelError: If onnxruntime cannot run the model.
     """
-    graph_inputs = {value.name for value in model.graph.inputs}
-    computed = [name for name in tensors if name not in graph_inputs]
     accumulators = {name: _Accumulator() for name in tensors}
 
-    def count(item: tuple[str, NDArray[Any]]) -> None:
-        name, values = item
+    def count(name: str, values: NDArray[Any]) -> None:
         accumulators[name].add(batch_statistics(name, values, histograms))
 
+    stream(model, tensors, feeds, count, providers=providers, threads=threads)
+    return {name: accumulator.result() for name, accumulator in accumulators.items()}
+
+
+def stream(
+    model: ir.Model,
+    tensors: Sequence[str],
+    feeds: Iterable[Feed],
+    visit: Callable[[str, NDArray[Any]], None],
+    *,
+    providers: Sequence[str],
+    threads: int,
+) -> None:
+    """Runs the model batch by batch and shows the tensors' values.
+
+    Args:
+        model: A prepared model; left as it is.
+        tensors: Names; inputs of the graph are allowed.
+        feeds: Batches.
+        visit: Called with a tensor's name and values: for several tensors at the same time, for
+            one tensor in the order of the batches. The values are gone when it returns, and what it
+            raises ends the pass.
+        providers: onnxruntime's execution providers.
+        threads: Of the session and of the visits; 0 = all cores.
+
+    Raises:
+        ModelError: If onnxruntime cannot run the model.
+    """
+    graph_inputs = {value.name for value in model.graph.inputs}
+    computed = [name for name in tensors if name not in graph_inputs]
     with (
         float_session(model, computed, providers, threads) as session,
         ThreadPoolExecutor(max_workers=threads or os.cpu_count()) as pool,
@@ -60,10 +87,9 @@ def collect_statistics(
         for feed in feeds:
             values = _run(session, computed, feed) if computed else {}
             values |= {name: feed[name] for name in tensors if name in graph_inputs}
-            for _ in pool.map(count, values.items()):  # raises what a tensor's count raised
+            for _ in pool.map(visit, tensors, [values[name] for name in tensors]):  # raises what one did
                 pass
             del values  # the next run writes to the same memory, which is still in the caches
-    return {name: accumulator.result() for name, accumulator in accumulators.items()}
 
 
 def _run(session: ort.InferenceSession, names: Sequence[str], feed: Feed) -> dict[str, NDArray[Any]]:
@@ -115,10 +141,15 @@ def batch_statistics(name: str, values: NDArray[Any], histograms: bool) -> Tenso
         return None
     values = values.astype(np.float32, copy=False)
     low, high = values.min(), values.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
+    refuse_non_finite(name, np.array([low, high]))
+    counted = histogram(values, float(max(abs(low), abs(high)))) if histograms else None
+    return TensorStatistics(np.array([low]), np.array([high]), counted)
+
+
+def refuse_non_finite(name: str, extremes: NDArray[np.float32]) -> None:
+    """Raises DataError if a tensor's extremes, and with them some value, are NaN or infinite."""
+    if not np.isfinite(extremes).all():
         raise DataError(
             f"tensor {name!r}: NaN or infinite values in the float model on the calibration data; look at"
             " the samples, or exclude the nodes that make them"
         )
-    counted = histogram(values, float(max(abs(low), abs(high)))) if histograms else None
-    return TensorStatistics(np.array([low]), np.array([high]), counted)

@@ -116,7 +116,8 @@ class _Inserter:
     def activation(self, name: str, provider: str) -> None:
         """Q and DQ behind a tensor, one pair for all readers or one for each."""
         value = self.values[name]
-        readers = tuple(value.uses())
+        exempt = self.options.float_nodes if provider == name else ()
+        readers = tuple(use for use in value.uses() if use.node.name not in exempt)
         if self.options.dedicated_pairs and len(readers) > 1 and not value.is_graph_output():
             for index, (reader, position) in enumerate(readers, start=1):
                 reader.replace_input_with(position, self._pair(value, name, provider, f"_{index}"))

@@ -24,7 +24,14 @@ FLOAT_TYPES = (ir.DataType.FLOAT,)
 
 @dataclass(frozen=True)
 class PlacementOptions:
-    """The part of a configuration that decides on placement; two equal ones place alike."""
+    """The part of a configuration that decides on placement; two equal ones place alike.
+
+    Attributes:
+        float_nodes: Nodes that a transform put in front of others, which compute in float: what
+            they alone read stays float, and of a quantized tensor they read the float value. The
+            output of a pass-through operator is the exception: its values are rounded already, and
+            onnxruntime fails on models with a QDQ pair on one side of such an operator.
+    """
 
     per_channel: bool
     op_types_to_quantize: tuple[str, ...]
@@ -38,9 +45,10 @@ class PlacementOptions:
     quantize_bias: bool
     dedicated_pairs: bool
     float_weights: bool
+    float_nodes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: QuantConfig) -> PlacementOptions:
+    def of(cls, config: QuantConfig, float_nodes: tuple[str, ...] = ()) -> PlacementOptions:
         options = config.extra_options
         return cls(
             per_channel=config.per_channel,
@@ -55,6 +63,7 @@ class PlacementOptions:
             quantize_bias=options.QuantizeBias,
             dedicated_pairs=options.DedicatedQDQPair,
             float_weights=options.AddQDQPairToWeight,
+            float_nodes=float_nodes,
         )
 
 
@@ -194,7 +203,8 @@ class _Placer:
         self.channel_axes = dict(self.options.channel_axes)
         self.op_types = frozenset(self.options.op_types_to_quantize or TABLE)
         self.only = frozenset(self.options.nodes_to_quantize)
-        self.excluded = frozenset(self.options.nodes_to_exclude)
+        self.float_nodes = frozenset(self.options.float_nodes)
+        self.excluded = self.float_nodes | frozenset(self.options.nodes_to_exclude)
 
     def wanted(self, node: ir.Node) -> bool:
         named = not self.only or node.name in self.only
@@ -220,11 +230,28 @@ class _Placer:
     def is_quantized(self, value: ir.Value | None) -> bool:
         return value is not None and (value.name in self.activations or value.name in self.weights)
 
+    def has_float_reader(self, value: ir.Value) -> bool:
+        """Whether a node that computes in float reads the value."""
+        return any(reader.name in self.float_nodes for reader in value.consumers())
+
+    def stays_float(self, value: ir.Value) -> bool:
+        """Whether nothing but such nodes reads the value, directly or through operators that follow it."""
+        if not self.float_nodes or value.is_graph_output():
+            return False
+        readers = value.consumers()
+        return bool(readers) and all(
+            reader.name in self.float_nodes
+            or (TABLE.get(reader.op_type) in _FOLLOWERS and self.stays_float(reader.outputs[0]))
+            for reader in readers
+        )
+
     def activation(self, value: ir.Value | None) -> None:
         """Marks a tensor; a constant is quantized once and for all with the activations' type."""
         if not _is_float(value) or self.is_quantized(value):
             return
         assert value is not None and value.name is not None
+        if self.stays_float(value):
+            return
         if is_constant(value):
             self.weights[value.name] = Weight(value.name, None, typed_as_weight=False)
         else:
@@ -360,6 +387,7 @@ def _removable_activation(placer: _Placer, node: ir.Node) -> None:
     if only_reader:  # the range before the clipping is of no use to anybody
         placer.range_source[source.name] = placer.range_source.get(output.name, output.name)
     removable = only_reader and source.producer() is not None and source.name in placer.activations
+    removable = removable and not (placer.has_float_reader(output) or placer.stays_float(output))
     if removable and node.op_type not in placer.options.kept_activations and _clips_by_range(node):
         del placer.activations[source.name]
         placer.removed.append(node.name or "")
@@ -388,6 +416,10 @@ def _passthrough(placer: _Placer, node: ir.Node) -> None:
         placer.activation(node.inputs[0])
     if placer.is_quantized(node.inputs[0]):
         placer.shared_output(node)
+
+
+_FOLLOWERS = (_passthrough, _removable_activation)
+"""Rules by which nothing is quantized unless the input is."""
 
 
 def _split(placer: _Placer, node: ir.Node) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from quant.transforms.constants import read_constant, replace_constant
 from quant.transforms.skip import Skip
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
@@ -58,7 +57,7 @@ def _obstacle(batch_norm: ir.Node) -> str | None:
 
 def _gemm_bias_is_a_row(gemm: ir.Node) -> bool:
     bias = gemm.inputs[2] if len(gemm.inputs) > 2 else None
-    return bias is None or _array(bias).ndim <= 1 or _array(bias).shape[0] == 1
+    return bias is None or read_constant(bias).ndim <= 1 or read_constant(bias).shape[0] == 1
 
 
 def _fold(graph: ir.Graph, batch_norm: ir.Node) -> None:
@@ -67,18 +66,22 @@ def _fold(graph: ir.Graph, batch_norm: ir.Node) -> None:
     assert source is not None
     layer = source.producer()
     assert layer is not None
-    gamma, beta, mean, variance = (_array(value) for value in batch_norm.inputs[1:5])
+    gamma, beta, mean, variance = (read_constant(value) for value in batch_norm.inputs[1:5])
     gain = gamma / np.sqrt(variance + batch_norm.attributes.get_float("epsilon", 1e-5))
     weight = layer.inputs[1]
     assert weight is not None and weight.const_value is not None
     dtype = weight.const_value.dtype.numpy()
     given = layer.inputs[2] if len(layer.inputs) > 2 else None
-    bias = np.zeros_like(mean) if given is None else np.broadcast_to(_array(given).reshape(-1), mean.shape)
+    bias = (
+        np.zeros_like(mean)
+        if given is None
+        else np.broadcast_to(read_constant(given).reshape(-1), mean.shape)
+    )
     if layer.op_type == "Gemm":
         bias = bias * layer.attributes.get_float("beta", 1.0)
         layer.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    _set_constant(graph, layer, 1, (_array(weight) * _along_outputs(gain, layer)).astype(dtype))
-    _set_constant(graph, layer, 2, ((bias - mean) * gain + beta).astype(dtype))
+    replace_constant(graph, layer, 1, (read_constant(weight) * _along_outputs(gain, layer)).astype(dtype))
+    replace_constant(graph, layer, 2, ((bias - mean) * gain + beta).astype(dtype))
     output = batch_norm.outputs[0]
     name = output.name
     ir.convenience.replace_all_uses_with(output, source, replace_graph_outputs=True)
@@ -91,7 +94,7 @@ def _along_outputs(gain: NDArray[np.float64], layer: ir.Node) -> NDArray[np.floa
     """The gain in a shape that multiplies the layer's weight for each output channel."""
     weight = layer.inputs[1]
     assert weight is not None
-    shape = _array(weight).shape
+    shape = read_constant(weight).shape
     if layer.op_type == "Gemm":
         return gain[:, None] if layer.attributes.get_int("transB", 0) else gain[None, :]
     if layer.op_type == "Conv":  # (out, in / groups, ...)
@@ -99,25 +102,3 @@ def _along_outputs(gain: NDArray[np.float64], layer: ir.Node) -> NDArray[np.floa
     groups = layer.attributes.get_int("group", 1)  # ConvTranspose: (in, out / groups, ...)
     per_input = np.repeat(gain.reshape(groups, -1), shape[0] // groups, axis=0)
     return per_input.reshape(*shape[:2], *[1] * (len(shape) - 2))
-
-
-def _array(value: ir.Value | None) -> NDArray[np.float64]:
-    assert value is not None and value.const_value is not None
-    return np.asarray(value.const_value.numpy(), dtype=np.float64)
-
-
-def _set_constant(graph: ir.Graph, node: ir.Node, position: int, array: NDArray[Any]) -> None:
-    """A new initializer for one input; the old one may have other readers."""
-    while len(node.inputs) <= position:
-        node.resize_inputs(len(node.inputs) + 1)
-    old = node.inputs[position]
-    base = old.name if old is not None else f"{node.outputs[0].name}_bias"
-    name = f"{base}_folded"
-    while name in graph.initializers:
-        name += "_"
-    value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-    value.shape, value.dtype = ir.Shape(array.shape), value.const_value.dtype  # type: ignore[union-attr]
-    graph.register_initializer(value)
-    node.replace_input_with(position, value)
-    if old is not None and old.name is not None and not old.uses():
-        graph.initializers.pop(old.name, None)
