@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
@@ -32,7 +32,8 @@ _SQLITE_TIMEOUT_S = 60
 def open_storage(url: str) -> BaseStorage:
     """An Optuna storage: SQLite and other databases by URL, ``journal:PATH`` for a journal file.
 
-    SQLite is opened with a write-ahead log, which costs a tenth per trial and lets others read.
+    SQLite is opened with a write-ahead log, which costs a tenth per trial and lets others read. Databases
+    come with Optuna's cache of trials in front, which knows numbers and finished trials by itself.
 
     Raises:
         StudyError: If it cannot be opened.
@@ -41,9 +42,7 @@ def open_storage(url: str) -> BaseStorage:
         if url.startswith("journal:"):
             backend = JournalFileBackend(url.removeprefix("journal:"))
             return JournalStorage(backend)
-        if not url.startswith("sqlite:"):
-            return RDBStorage(url)
-        return _sqlite(url)
+        return get_storage(_sqlite(url) if url.startswith("sqlite:") else RDBStorage(url))
     except Exception as error:  # drivers raise types of their own
         raise StudyError(f"storage {url!r}: cannot be opened: {error}") from error
 

@@ -10,7 +10,7 @@ import numpy as np
 from autosearch.space import Configuration, SearchSpace
 from autosearch.space.cost import stage_keys
 
-_SAMPLE = 100
+_SAMPLE = 16
 
 
 class TimeLeft:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from quant.calibration.power_of_two import min_mse_params, min_mse_weight_params
-from quant.calibration.ranges import calibrated_range
+from quant.calibration.ranges import Range, calibrated_range
 from quant.calibration.statistics import TensorStatistics
 from quant.config import QuantConfig
 from quant.graph.insert import quantized_name, scale_name, zero_point_name
@@ -51,8 +51,22 @@ def weight_grid(config: QuantConfig, site: Weight) -> Grid:
     return replace(activations, type=element, symmetric=symmetric, reduce_range=config.reduce_range)
 
 
+def tensor_ranges(
+    statistics: Mapping[str, TensorStatistics], tensors: Iterable[str], config: QuantConfig
+) -> dict[str, Range]:
+    """Ranges of tensors by their statistics; none for MinMSE, which has no range but a scale."""
+    if config.calibrate_method is PowerOfTwoMethod.MinMSE:
+        return {}
+    qmin, qmax = activation_grid(config).bounds
+    method, options = config.calibrate_method, config.extra_options
+    return {name: calibrated_range(statistics[name], method, options, qmax - qmin) for name in tensors}
+
+
 def activation_params(
-    statistics: Mapping[str, TensorStatistics], placement: Placement, config: QuantConfig
+    statistics: Mapping[str, TensorStatistics],
+    ranges: Mapping[str, Range],
+    placement: Placement,
+    config: QuantConfig,
 ) -> dict[str, QuantParams]:
     """Parameters of every activation that has its own, by its name."""
     grid = activation_grid(config)
@@ -61,16 +75,10 @@ def activation_params(
         if provider != name:
             continue
         source = placement.range_source.get(name, name)
-        if isinstance(source, tuple):
-            low, high = np.float32(source[0]), np.float32(source[1])
-        elif config.calibrate_method is PowerOfTwoMethod.MinMSE:
+        if isinstance(source, str) and source not in ranges:
             params[name] = min_mse_params(statistics[source], grid)
             continue
-        else:
-            qmin, qmax = grid.bounds
-            low, high = calibrated_range(
-                statistics[source], config.calibrate_method, config.extra_options, qmax - qmin
-            )
+        low, high = ranges[source] if isinstance(source, str) else map(np.float32, source)
         params[name] = quant_params(np.asarray(low), np.asarray(high), grid)
         if not grid.symmetric and low >= 0 >= high:  # a dead Relu, were it removed, still clips
             zero_point = np.asarray(grid.bounds[0], dtype=grid.type.numpy)

@@ -27,7 +27,7 @@ from quant.calibration.channel_maxima import (
 )
 from quant.calibration.collect import collect_statistics
 from quant.calibration.data import CalibrationData, DataReader, Feed
-from quant.calibration.ranges import needs_histogram
+from quant.calibration.ranges import Range, needs_histogram
 from quant.calibration.statistics import Statistics, decode_statistics, encode_statistics
 from quant.config import QuantConfig
 from quant.errors import QuantizationError
@@ -38,18 +38,21 @@ from quant.graph.prepare import prepare
 from quant.graph.save import save_model
 from quant.parameters import (
     Constants,
+    activation_grid,
     activation_params,
     avoid_bias_overflow,
     constant_params,
     parameter_tensors,
     quantized_weight,
     tensor_bits,
+    tensor_ranges,
     weight_grid,
 )
 from quant.qparams import QuantParams
 from quant.transforms.equalization import EqualizationOptions, equalize
 from quant.transforms.skip import Skip
 from quant.transforms.smooth_quant import SmoothOptions, smooth, smoothed_tensors
+from quant.types import LayerWiseMethod
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ _CHANNEL_MAXIMA: Stage[ChannelMaxima] = Stage(
     "channel maxima", 1, 4, encode_channel_maxima, decode_channel_maxima
 )
 _STATISTICS: Stage[Statistics] = Stage("statistics", 1, 8, encode_statistics, decode_statistics)
-_RANGES: Stage[dict[str, QuantParams]] = Stage("ranges", 1, memory_entries=64)
+_RANGES: Stage[dict[str, Range]] = Stage("ranges", 1, memory_entries=64)
+_ACTIVATION_PARAMS: Stage[dict[str, QuantParams]] = Stage("activation parameters", 1, memory_entries=64)
 _CONSTANT_PARAMS: Stage[dict[str, QuantParams]] = Stage("constant parameters", 1, memory_entries=16)
 _WEIGHTS: Stage[onnx.TensorProto] = Stage(
     "weights", 1, memory_entries=10_000, memory_bytes=1 << 28, size=onnx.TensorProto.ByteSize
@@ -142,6 +146,7 @@ class Pipeline:
         self.cache = StageCache() if cache is None else cache
         self.histograms = histograms
         self.threads = threads
+        self._heads: dict[int | None, CalibrationData] = {}
 
     def quantize(self, config: QuantConfig) -> QuantizedModel:
         """Runs the stages for one configuration.
@@ -164,6 +169,12 @@ class Pipeline:
         model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants)])
         return QuantizedModel(model, tensor_bits(placement, config), transformed.skipped + placement.skipped)
 
+    def _data(self, samples: int | None) -> CalibrationData:
+        """The first samples; kept, because their digest is asked for again and again."""
+        if samples not in self._heads:
+            self._heads[samples] = self.data.head(samples)
+        return self._heads[samples]
+
     def transform(self, config: QuantConfig) -> Transformed:
         """The graph that the configuration's transforms make."""
         key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model)
@@ -182,7 +193,7 @@ class Pipeline:
     def _smooth(self, transformed: Transformed, config: QuantConfig) -> Transformed:
         """The graph after SmoothQuant, whose scales depend on the calibration data."""
         options = SmoothOptions.of(config.extra_options)
-        data = self.data.head(config.extra_options.CalibDataSize)
+        data = self._data(config.extra_options.CalibDataSize)
         providers = config.execution_providers
 
         def compute() -> tuple[ir.Model, tuple[Skip, ...]]:
@@ -208,7 +219,7 @@ class Pipeline:
 
     def statistics(self, transformed: Transformed, config: QuantConfig, tensors: Iterable[str]) -> Statistics:
         """Statistics of at least these tensors, from one pass over all that are ever calibrated."""
-        data = self.data.head(config.extra_options.CalibDataSize)
+        data = self._data(config.extra_options.CalibDataSize)
         wide = self._plan(
             transformed, PlacementOptions.of(_WIDEST, transformed.inserted)
         ).placement.calibrated
@@ -257,17 +268,27 @@ class Pipeline:
         self, transformed: Transformed, placement: Placement, config: QuantConfig
     ) -> dict[str, QuantParams]:
         statistics = self.statistics(transformed, config, placement.calibrated)
+        options = config.extra_options
         key = {
             "of": transformed.key,
-            "data": self.data.head(config.extra_options.CalibDataSize).digest,
-            "tensors": placement.activations,
-            "ranges": placement.range_source,
+            "data": self._data(options.CalibDataSize).digest,
+            "tensors": placement.calibrated,
             "method": config.calibrate_method.name,
-            "type": config.activation_type.name,
-            "options": config.extra_options.model_dump(include=_RANGE_OPTIONS),
+            "options": options.model_dump(include=_RANGE_OPTIONS),
             "providers": config.execution_providers,
         }
-        return self.cache.get(_RANGES, key, lambda: activation_params(statistics, placement, config))
+        grid = repr(activation_grid(config))
+        # one method simulates the grid; the ranges of the others serve every type
+        simulated = grid if isinstance(config.calibrate_method, LayerWiseMethod) else None
+        ranges = self.cache.get(
+            _RANGES,
+            {**key, "grid": simulated},
+            lambda: tensor_ranges(statistics, placement.calibrated, config),
+        )
+        key |= {"grid": grid, "activations": placement.activations, "sources": placement.range_source}
+        return self.cache.get(
+            _ACTIVATION_PARAMS, key, lambda: activation_params(statistics, ranges, placement, config)
+        )
 
     def _constant_params(
         self, transformed: Transformed, placement: Placement, constants: Constants, config: QuantConfig
@@ -305,16 +326,14 @@ class Pipeline:
 
 
 _RANGE_OPTIONS = {
-    "ActivationSymmetric",
     "CalibMovingAverage",
     "CalibMovingAverageConstant",
     "CalibTensorRangeSymmetric",
     "Percentile",
     "PercentileCandidates",
     "LWPMetric",
-    "MinimumRealRange",
 }
-"""What `activation_params` reads of the options."""
+"""What `tensor_ranges` reads of the options."""
 
 _WIDEST = QuantConfig()
 """The placement without exclusions: its calibrated tensors are those of nearly every configuration."""

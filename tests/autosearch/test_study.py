@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -122,10 +123,9 @@ def test_infinite_values_are_kept(url: str, space: SearchSpace) -> None:
 
 
 def test_sqlite_writes_ahead(tmp_path: Path) -> None:
-    storage = open_storage(sqlite_url(tmp_path))
-    assert isinstance(storage, optuna.storages.RDBStorage)
-    with storage.engine.connect() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    open_storage(sqlite_url(tmp_path))
+    with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 @pytest.mark.parametrize(

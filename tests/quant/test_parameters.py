@@ -13,6 +13,7 @@ from quant.parameters import (
     constant_params,
     quantized_bias,
     tensor_bits,
+    tensor_ranges,
     weight_grid,
 )
 from quant.qparams import QuantParams
@@ -38,7 +39,8 @@ def statistics(low: float, high: float) -> TensorStatistics:
 
 def test_ranges_come_from_their_source() -> None:
     config = QuantConfig(activation_type="QUInt8")
-    params = activation_params({"x": statistics(-1, 3), "r": statistics(0, 2)}, placement(), config)
+    seen = {"x": statistics(-1, 3), "r": statistics(0, 2)}
+    params = activation_params(seen, tensor_ranges(seen, seen, config), placement(), config)
     assert set(params) == {"x", "y", "s"}  # p shares x's
     assert params["y"].scale == np.float32(2 / 255) and params["s"].scale == np.float32(1 / 255)
     assert placement().calibrated == ("x", "r")
