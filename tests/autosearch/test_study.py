@@ -123,7 +123,7 @@ def test_infinite_values_are_kept(url: str, space: SearchSpace) -> None:
 
 
 def test_sqlite_writes_ahead(tmp_path: Path) -> None:
-    open_storage(sqlite_url(tmp_path))
+    opened(sqlite_url(tmp_path))
     with closing(sqlite3.connect(tmp_path / "study.db")) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
