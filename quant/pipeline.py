@@ -33,7 +33,8 @@ from quant.config import QuantConfig
 from quant.errors import QuantizationError
 from quant.graph.insert import Skeleton, fill, insert_qdq
 from quant.graph.load import FloatModel, load_float_model
-from quant.graph.placement import Placement, PlacementOptions, place
+from quant.graph.operators import place
+from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.prepare import prepare
 from quant.graph.save import save_model
 from quant.parameters import (

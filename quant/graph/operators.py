@@ -1,0 +1,211 @@
+"""Which tensors of a graph get QuantizeLinear/DequantizeLinear, and where their parameters come from.
+
+The conventions are those of onnxruntime's static QDQ quantizer, as a table: a row for each operator,
+a named rule for what it does. Adding an operator is adding a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from quant.errors import ConfigError, nearest
+from quant.graph.placement import Placement, PlacementOptions
+from quant.graph.placer import Placer, is_constant
+from quant.transforms.skip import Skip
+
+
+def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
+    """Decides what to quantize.
+
+    Args:
+        graph: A prepared graph: nodes named and sorted, types known, constants as initializers.
+        options: What the configuration says on placement.
+
+    Raises:
+        ConfigError: If a named node or operator type does not exist.
+    """
+    _check_names(graph, options)
+    followers = frozenset(op_type for op_type, rule in TABLE.items() if rule in _FOLLOWERS)
+    placer = Placer(graph, options, frozenset(TABLE), followers)
+    for node in graph:
+        if placer.wanted(node):
+            TABLE[node.op_type](placer, node)
+    return placer.result()
+
+
+def _check_names(graph: ir.Graph, options: PlacementOptions) -> None:
+    names = {node.name or "" for node in graph}
+    for key in ("nodes_to_quantize", "nodes_to_exclude"):
+        for name in getattr(options, key):
+            if name not in names:
+                raise ConfigError(f"{key}: the model has no node {name!r}{nearest(name, names)}")
+    for op_type in options.op_types_to_quantize:
+        if op_type not in TABLE:
+            raise ConfigError(f"op_types_to_quantize: no rule for {op_type!r}{nearest(op_type, TABLE)}")
+
+
+Rule = Callable[[Placer, ir.Node], None]
+
+
+def _every_tensor(placer: Placer, node: ir.Node) -> None:
+    placer.activations_of(node)
+    placer.outputs_of(node)
+
+
+def _convolution(channel_axis: int) -> Rule:
+    def rule(placer: Placer, node: ir.Node) -> None:
+        placer.activation(node.inputs[0])
+        placer.outputs_of(node)
+        placer.weight(node.inputs[1], channel_axis, node.op_type)
+        placer.bias(node, 2)
+
+    return rule
+
+
+def _gemm(placer: Placer, node: ir.Node) -> None:
+    placer.activation(node.inputs[0])
+    placer.outputs_of(node)
+    transposed = node.attributes.get_int("transB", 0)
+    placer.weight(node.inputs[1], 0 if transposed else 1, node.op_type)
+    placer.bias(node, 2, node.attributes.get_float("beta", 1.0))
+
+
+def _matmul(placer: Placer, node: ir.Node) -> None:
+    if placer.options.constant_matmul_only and not is_constant(node.inputs[1]):
+        placer.skipped.append(Skip(node.name or "", "both operands are computed (MatMulConstBOnly)"))
+        return
+    for value in node.inputs:
+        is_matrix = value is not None and value.shape is not None and len(value.shape) == 2
+        placer.weight(value, 1 if is_matrix else None, node.op_type)  # as onnxruntime's kernels can
+    placer.outputs_of(node)
+
+
+def _removable_activation(placer: Placer, node: ir.Node) -> None:
+    """Relu and Clip: quantizing to the output's range clips by itself, if the zero point is free."""
+    source, output = node.inputs[0], node.outputs[0]
+    assert source is not None and source.name is not None and output.name is not None
+    if not placer.is_quantized(source):
+        return
+    only_reader = len(source.uses()) == 1 and not source.is_graph_output()
+    if only_reader:  # the range before the clipping is of no use to anybody
+        placer.range_source[source.name] = placer.range_source.get(output.name, output.name)
+    removable = only_reader and source.producer() is not None and source.name in placer.activations
+    removable = removable and not (placer.has_float_reader(output) or placer.stays_float(output))
+    if removable and node.op_type not in placer.options.kept_activations and _clips_by_range(node):
+        del placer.activations[source.name]
+        placer.removed.append(node.name or "")
+    placer.outputs_of(node)
+
+
+def _clips_by_range(node: ir.Node) -> bool:
+    """Zero stays representable in every range, so bounds on the wrong side of it must stay."""
+    if node.op_type == "Relu":
+        return True
+    bounds = [_scalar(value) for value in (*node.inputs[1:], None, None)[:2]]
+    computed = any(value is not None and not is_constant(value) for value in node.inputs[1:])
+    low, high = bounds
+    return not computed and (low is None or low <= 0) and (high is None or high >= 0)
+
+
+def _scalar(value: ir.Value | None) -> float | None:
+    if value is None or value.const_value is None:
+        return None
+    return float(np.asarray(value.const_value.numpy()).reshape(-1)[0])
+
+
+def _passthrough(placer: Placer, node: ir.Node) -> None:
+    """The values are the input's own, or between them: nothing is quantized unless the input is."""
+    if placer.options.force_passthrough:
+        placer.activation(node.inputs[0])
+    if placer.is_quantized(node.inputs[0]):
+        placer.shared_output(node)
+
+
+_FOLLOWERS = (_passthrough, _removable_activation)
+"""Rules by which nothing is quantized unless the input is."""
+
+
+def _split(placer: Placer, node: ir.Node) -> None:
+    placer.activation(node.inputs[0])
+    placer.shared_output(node)
+
+
+def _gather(placer: Placer, node: ir.Node) -> None:
+    if is_constant(node.inputs[0]) or placer.options.force_passthrough:
+        placer.activation(node.inputs[0])
+    if placer.is_quantized(node.inputs[0]):
+        placer.shared_output(node)
+
+
+def _pad(placer: Placer, node: ir.Node) -> None:
+    placer.activations_of(node)
+    mode = node.attributes.get_string("mode", "constant")
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    pads_with_zero = given is None or _scalar(given) == 0
+    if mode != "constant" or pads_with_zero:
+        placer.shared_output(node)
+    else:
+        placer.outputs_of(node)
+
+
+def _where(placer: Placer, node: ir.Node) -> None:
+    branches = node.inputs[1:3]
+    if placer.options.force_passthrough:
+        for value in branches:
+            placer.activation(value)
+    if all(placer.is_quantized(value) for value in branches):
+        placer.outputs_of(node)
+
+
+def _normalization(placer: Placer, node: ir.Node) -> None:
+    placer.activation(node.inputs[0])
+    placer.weight(node.inputs[1], 1, node.op_type)
+    placer.bias(node, 2)
+    placer.outputs_of(node)
+
+
+def _softmax(placer: Placer, node: ir.Node) -> None:
+    _every_tensor(placer, node)
+    if node.outputs[0].name is not None:
+        placer.range_source[node.outputs[0].name] = (0.0, 1.0)
+
+
+TABLE: Mapping[str, Rule] = {
+    "Conv": _convolution(channel_axis=0),
+    "ConvTranspose": _convolution(channel_axis=1),
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+    "Relu": _removable_activation,
+    "Clip": _removable_activation,
+    "LeakyRelu": _every_tensor,
+    "Sigmoid": _every_tensor,
+    "Softmax": _softmax,
+    "Add": _every_tensor,
+    "Mul": _every_tensor,
+    "Concat": _every_tensor,
+    "CumSum": _every_tensor,
+    "ArgMax": _every_tensor,
+    "GlobalAveragePool": _every_tensor,
+    "AveragePool": _passthrough,
+    "MaxPool": _passthrough,
+    "Resize": _passthrough,
+    "Reshape": _passthrough,
+    "Flatten": _passthrough,
+    "Squeeze": _passthrough,
+    "Unsqueeze": _passthrough,
+    "Transpose": _passthrough,
+    "Slice": _passthrough,
+    "TopK": _passthrough,
+    "Split": _split,
+    "Gather": _gather,
+    "GatherElements": _gather,
+    "Pad": _pad,
+    "Where": _where,
+    "InstanceNormalization": _normalization,
+    "LayerNormalization": _normalization,
+    "BatchNormalization": _normalization,
+}
+"""Operator type -> what its rule marks."""

@@ -1,0 +1,179 @@
+"""Marking tensors while a graph's nodes are visited, for the rules of `quant.graph.operators`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import count
+
+import onnx_ir as ir
+
+from quant.graph.placement import Bias, Placement, PlacementOptions, Range, Weight
+from quant.transforms.skip import Skip
+
+FLOAT_TYPES = (ir.DataType.FLOAT,)
+"""Element types that are quantized; tensors of others stay as they are."""
+
+
+@dataclass
+class Placer:
+    """Collects the answer while the nodes are visited in graph order.
+
+    Attributes:
+        graph: The graph that is visited.
+        options: What the configuration says on placement.
+        known: Operator types that have a rule.
+        followers: Those whose rule quantizes nothing unless their input is.
+    """
+
+    graph: ir.Graph
+    options: PlacementOptions
+    known: frozenset[str]
+    followers: frozenset[str]
+    activations: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, Weight] = field(default_factory=dict)
+    biases: list[Bias] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    range_source: dict[str, str | Range] = field(default_factory=dict)
+    skipped: list[Skip] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.channel_axes = dict(self.options.channel_axes)
+        self.op_types = frozenset(self.options.op_types_to_quantize) or self.known
+        self.only = frozenset(self.options.nodes_to_quantize)
+        self.float_nodes = frozenset(self.options.float_nodes)
+        self.excluded = self.float_nodes | frozenset(self.options.nodes_to_exclude)
+
+    def wanted(self, node: ir.Node) -> bool:
+        named = not self.only or node.name in self.only
+        standard = node.domain in ("", "ai.onnx")
+        return standard and named and node.op_type in self.op_types and node.name not in self.excluded
+
+    def result(self) -> Placement:
+        return Placement(
+            {name: self._root(name) for name in self.activations},
+            self.weights,
+            tuple(self.biases),
+            tuple(self.removed),
+            self.range_source,
+            tuple(self.skipped),
+        )
+
+    def _root(self, name: str) -> str:
+        """The tensor at the end of a chain of shared parameters; a weight's are its own."""
+        provider = self.activations.get(name, name)
+        weight = self.weights.get(provider)
+        return name if provider == name or (weight and weight.typed_as_weight) else self._root(provider)
+
+    def is_quantized(self, value: ir.Value | None) -> bool:
+        return value is not None and (value.name in self.activations or value.name in self.weights)
+
+    def has_float_reader(self, value: ir.Value) -> bool:
+        """Whether a node that computes in float reads the value."""
+        return any(reader.name in self.float_nodes for reader in value.consumers())
+
+    def stays_float(self, value: ir.Value) -> bool:
+        """Whether nothing but such nodes reads the value, directly or through operators that follow it."""
+        if not self.float_nodes or value.is_graph_output():
+            return False
+        readers = value.consumers()
+        return bool(readers) and all(
+            reader.name in self.float_nodes
+            or (reader.op_type in self.followers and self.stays_float(reader.outputs[0]))
+            for reader in readers
+        )
+
+    def activation(self, value: ir.Value | None) -> None:
+        """Marks a tensor; a constant is quantized once and for all with the activations' type."""
+        if not is_float(value) or self.is_quantized(value):
+            return
+        assert value is not None and value.name is not None
+        if self.stays_float(value):
+            return
+        if is_constant(value):
+            self.weights[value.name] = Weight(value.name, None, typed_as_weight=False)
+        else:
+            self.activations[value.name] = value.name
+
+    def activations_of(self, node: ir.Node) -> None:
+        for value in node.inputs:
+            self.activation(value)
+
+    def outputs_of(self, node: ir.Node) -> None:
+        if node.op_type not in self.options.excluded_outputs:
+            for value in node.outputs:
+                self.activation(value)
+
+    def shared_output(self, node: ir.Node) -> None:
+        """The outputs use the scale and zero point of the first input."""
+        source = node.inputs[0]
+        if source is None or node.op_type in self.options.excluded_outputs or not is_float(source):
+            return
+        assert source.name is not None
+        for value in node.outputs:
+            if is_float(value) and value.name is not None:
+                self.activations[value.name] = source.name
+
+    def weight(self, value: ir.Value | None, axis: int | None, op_type: str) -> None:
+        """Marks a constant operand, with its channel axis; one that is computed is an activation."""
+        if value is None or not is_float(value):
+            return
+        if not is_constant(value):
+            self.activation(value)
+            return
+        assert value.name is not None
+        channel_axis = self._channel_axis(value, axis, op_type)
+        if channel_axis is not None or value.name not in self.weights:
+            self.weights[value.name] = Weight(value.name, channel_axis, True)
+
+    def _channel_axis(self, value: ir.Value, axis: int | None, op_type: str) -> int | None:
+        """The axis, normalised; None where one scale serves all."""
+        axis = self.channel_axes.get(op_type, axis)
+        assert value.const_value is not None
+        rank = len(value.const_value.shape)
+        if not self.options.per_channel or axis is None or not -rank <= axis < rank:
+            return None
+        return axis % rank
+
+    def bias(self, node: ir.Node, position: int, multiplier: float = 1.0) -> None:
+        """Marks a constant bias whose input and weight are quantized."""
+        bias = node.inputs[position] if len(node.inputs) > position else None
+        if bias is None or not self.options.quantize_bias:
+            return
+        if not is_constant(bias) or not is_float(bias):
+            self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} is not a constant"))
+            return
+        data, weight = node.inputs[0], node.inputs[1]
+        if not (self.is_quantized(data) and self.is_quantized(weight)):
+            return
+        assert bias.name and data is not None and data.name and weight is not None and weight.name
+        if not self._matches_channels(bias, weight):
+            self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has not one value for each scale"))
+            return
+        quantized = self._own_bias_name(bias.name)
+        self.biases.append(Bias(node.name or "", bias.name, quantized, data.name, weight.name, multiplier))
+
+    def _own_bias_name(self, name: str) -> str:
+        """The bias's own name for its first reader, then the first numbered one that is free."""
+        taken = {other.quantized for other in self.biases}
+        if name not in taken:
+            return name
+        numbered = (f"{name}{index}" for index in count())
+        return next(name for name in numbered if name not in taken and name not in self.graph.initializers)
+
+    def _matches_channels(self, bias: ir.Value, weight: ir.Value) -> bool:
+        site = self.weights.get(weight.name or "")
+        if site is None or site.axis is None:
+            return True
+        assert bias.const_value is not None and weight.const_value is not None
+        channels = weight.const_value.shape[site.axis]
+        return bias.const_value.size == channels and bias.const_value.shape[-1] == channels
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether the value is an initializer with data."""
+    return value is not None and value.const_value is not None and value.producer() is None
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Whether the value is of a type that is quantized."""
+    return value is not None and value.dtype in FLOAT_TYPES
