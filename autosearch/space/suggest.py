@@ -122,8 +122,10 @@ def _prefix(parts: Sequence[Part], number: int) -> str:
 
 def _distribution(dimension: Dimension, rules: Iterable[Rule]) -> BaseDistribution:
     if isinstance(dimension, Choices):
-        values = offered(dimension, rules).values
-        return CategoricalDistribution([_to_optuna(dimension, value) for value in values])
+        values: Sequence[Any] = offered(dimension, rules).values
+        return CategoricalDistribution(
+            [*map(canonical_json, values)] if _travels_as_json(dimension) else values
+        )
     low, high, step = dimension.low, dimension.high, dimension.step
     if dimension.integer:
         return IntDistribution(int(low), int(high), log=dimension.log, step=int(step or 1))
