@@ -32,6 +32,22 @@ UNAVAILABLE = {
 """Switches that are understood but cannot be turned on yet, with the reason."""
 
 
+OTHER_OPTIONS = frozenset(
+    {
+        "ActivationRestrictedAsymmetric",
+        "AutoMixprecision",
+        "BlockSize",
+        "CalibMaxIntermediateOutputs",
+        "CalibStridedMinMax",
+        "EnableSubgraph",
+        "QDQDisableWeightAdjustForInt32Bias",
+        "TensorQuantOverrides",
+        "UseQDQContribOps",
+    }
+)
+"""Options of onnxruntime's or Quark's quantizer that this one does not have."""
+
+
 def _enum_parser(what: str, members: Mapping[str, Enum]) -> BeforeValidator:
     """Accepts a member or its name: ``QuantType.QInt8``, ``"QInt8"``, ``"QuantType.QInt8"``."""
     folded = {name.casefold(): member for name, member in members.items()}
@@ -102,6 +118,8 @@ def _describe(model: type[BaseModel], item: dict[str, Any], place: tuple[str, ..
     *parents, key = (*place, *(str(part) for part in item["loc"])) or ("",)
     if item["type"] == "extra_forbidden":
         where = f"{'.'.join(parents)}: " if parents else ""
+        if key in OTHER_OPTIONS:
+            return f"{where}unknown key {key!r}: not available in this version; leave it out"
         return f"{where}unknown key {key!r}{nearest(key, model.model_fields)}"
     where = ".".join((*parents, key))
     cause = item.get("ctx", {}).get("error")
@@ -218,6 +236,8 @@ class QuantConfig(_Config):
         quant_format: QDQ; the QOperator format is not written.
         op_types_to_quantize: Operator types; empty = all that have a placement rule.
         nodes_to_quantize, nodes_to_exclude: Node names; empty = all, none.
+        input_nodes, output_nodes: Names of nodes that bound what is quantized: what comes before
+            the former or behind the latter stays float; empty = no bound.
         optimize_model: Fold BatchNormalization, constants and identities first.
         use_external_data_format: Weights in a file beside the model.
         execution_providers: Where the float model runs for calibration.
@@ -240,6 +260,8 @@ class QuantConfig(_Config):
     op_types_to_quantize: Names = ()
     nodes_to_quantize: Names = ()
     nodes_to_exclude: Names = ()
+    input_nodes: Names = ()
+    output_nodes: Names = ()
     optimize_model: bool = True
     use_external_data_format: bool = False
     execution_providers: Names = ("CPUExecutionProvider",)

@@ -170,6 +170,8 @@ REWRITES = (
             "op_types_to_quantize",
             "nodes_to_quantize",
             "nodes_to_exclude",
+            "input_nodes",
+            "output_nodes",
             *extra("OpTypesToExcludeOutputQuantization"),
             *finetune("TargetOpType"),
         )

@@ -6,7 +6,7 @@ a named rule for what it does. Adding an operator is adding a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -29,7 +29,7 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
     """
     _check_names(graph, options)
     followers = frozenset(op_type for op_type, rule in TABLE.items() if rule in _FOLLOWERS)
-    placer = Placer(graph, options, frozenset(TABLE), followers)
+    placer = Placer(graph, options, _outside(graph, options), frozenset(TABLE), followers)
     for node in graph:
         if placer.wanted(node):
             TABLE[node.op_type](placer, node)
@@ -38,13 +38,32 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
 
 def _check_names(graph: ir.Graph, options: PlacementOptions) -> None:
     names = {node.name or "" for node in graph}
-    for key in ("nodes_to_quantize", "nodes_to_exclude"):
+    for key in ("nodes_to_quantize", "nodes_to_exclude", "input_nodes", "output_nodes"):
         for name in getattr(options, key):
             if name not in names:
                 raise ConfigError(f"{key}: the model has no node {name!r}{nearest(name, names)}")
     for op_type in options.op_types_to_quantize:
         if op_type not in TABLE:
             raise ConfigError(f"op_types_to_quantize: no rule for {op_type!r}{nearest(op_type, TABLE)}")
+
+
+def _outside(graph: ir.Graph, options: PlacementOptions) -> frozenset[str]:
+    """Names of the nodes before the input nodes and behind the output nodes."""
+    nodes = {node.name: node for node in graph}
+    before = _closure([nodes[name] for name in options.input_nodes], ir.Node.predecessors)
+    behind = _closure([nodes[name] for name in options.output_nodes], ir.Node.successors)
+    return (before | behind) - {*options.input_nodes, *options.output_nodes}
+
+
+def _closure(start: Iterable[ir.Node], neighbours: Callable[[ir.Node], Sequence[ir.Node]]) -> frozenset[str]:
+    """Names of all nodes that are reached from some, these included."""
+    reached, waiting = set[ir.Node](), list(start)
+    while waiting:
+        node = waiting.pop()
+        if node not in reached:
+            reached.add(node)
+            waiting += neighbours(node)
+    return frozenset(node.name or "" for node in reached)
 
 
 Rule = Callable[[Placer, ir.Node], None]

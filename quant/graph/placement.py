@@ -24,6 +24,8 @@ class PlacementOptions:
     op_types_to_quantize: tuple[str, ...]
     nodes_to_quantize: tuple[str, ...]
     nodes_to_exclude: tuple[str, ...]
+    input_nodes: tuple[str, ...]
+    output_nodes: tuple[str, ...]
     kept_activations: tuple[str, ...]
     excluded_outputs: tuple[str, ...]
     channel_axes: tuple[tuple[str, int], ...]
@@ -42,6 +44,8 @@ class PlacementOptions:
             op_types_to_quantize=config.op_types_to_quantize,
             nodes_to_quantize=config.nodes_to_quantize,
             nodes_to_exclude=config.nodes_to_exclude,
+            input_nodes=config.input_nodes,
+            output_nodes=config.output_nodes,
             kept_activations=_kept_activations(config),
             excluded_outputs=options.OpTypesToExcludeOutputQuantization,
             channel_axes=tuple(sorted(options.QDQOpTypePerChannelSupportToAxis.items())),

@@ -21,12 +21,14 @@ class Placer:
     Attributes:
         graph: The graph that is visited.
         options: What the configuration says on placement.
+        outside: Nodes beyond the bounds of what is quantized.
         known: Operator types that have a rule.
         followers: Those whose rule quantizes nothing unless their input is.
     """
 
     graph: ir.Graph
     options: PlacementOptions
+    outside: frozenset[str]
     known: frozenset[str]
     followers: frozenset[str]
     activations: dict[str, str] = field(default_factory=dict)
@@ -41,7 +43,7 @@ class Placer:
         self.op_types = frozenset(self.options.op_types_to_quantize) or self.known
         self.only = frozenset(self.options.nodes_to_quantize)
         self.float_nodes = frozenset(self.options.float_nodes)
-        self.excluded = self.float_nodes | frozenset(self.options.nodes_to_exclude)
+        self.excluded = self.float_nodes | self.outside | frozenset(self.options.nodes_to_exclude)
 
     def wanted(self, node: ir.Node) -> bool:
         named = not self.only or node.name in self.only

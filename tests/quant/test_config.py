@@ -10,6 +10,10 @@ from quant.config import flatten, unflatten
 from quant.graph.placement import PlacementOptions
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {"extra_options": {"TensorQuantOverrides": {}}},
+        "extra_options: unknown key 'TensorQuantOverrides': not available in this version; leave it out",
+    ),
     ({"activation_typ": "QInt8"}, "unknown key 'activation_typ'; did you mean 'activation_type'?"),
     (
         {"extra_options": {"Percentil": 99}},

@@ -521,6 +521,10 @@ IMAGES = {"x": floats(4, 2, 6, 6)}
         ),
         ({"nodes_to_quantize": ["conv"]}, own("x", "c")),
         ({"nodes_to_quantize": ["conv", "fc"], "nodes_to_exclude": ["fc"]}, own("x", "c")),
+        ({"input_nodes": ["flat"]}, own("f", "y")),
+        ({"input_nodes": ["conv", "fc"], "output_nodes": ["fc"]}, {"x": "x", "c": "c", "f": "f", "y": "y"}),
+        ({"output_nodes": ["conv"]}, own("x", "c")),
+        ({"output_nodes": ["flat"]}, {"x": "x", "c": "c", "f": "c"}),
         ({"op_types_to_quantize": ["Gemm"]}, own("f", "y")),
         ({"op_types_to_quantize": ["Gemm", "Flatten", "Conv"]}, {"x": "x", "c": "c", "f": "c", "y": "y"}),
         ({"extra_options": {"OpTypesToExcludeOutputQuantization": ["Conv"]}}, own("x", "f", "y")),
@@ -541,6 +545,7 @@ def test_selections(arguments: dict[str, Any], activations: dict[str, str]) -> N
             "nodes_to_exclude: the model has no node 'convo'; did you mean 'conv'?",
         ),
         ({"nodes_to_quantize": ["fs"]}, "nodes_to_quantize: the model has no node 'fs'"),
+        ({"output_nodes": ["fcc"]}, "output_nodes: the model has no node 'fcc'; did you mean 'fc'?"),
         (
             {"op_types_to_quantize": ["Conf"]},
             "op_types_to_quantize: no rule for 'Conf'; did you mean 'Conv'?",
@@ -551,6 +556,21 @@ def test_unknown_names_are_refused(arguments: dict[str, Any], message: str) -> N
     with pytest.raises(ConfigError) as caught:
         quantize(conv_and_gemm(), IMAGES, **arguments)
     assert message in str(caught.value)
+
+
+def test_bounds_leave_parallel_branches_alone() -> None:
+    nodes = [
+        node("MatMul", "x w", "a", name="before"),
+        node("Relu", "a", "r", name="relu"),
+        node("MatMul", "r v", "b", name="bound"),
+        node("MatMul", "x u", "c", name="beside"),
+        node("Add", "b c", "y", name="behind"),
+    ]
+    constants = {name: floats(6, 6) for name in "wvu"}
+    model = build(nodes, {"x": ["N", 6]}, constants, "y")
+    feed = {"x": floats(16, 6)}
+    assert quantized_activations(quantize(model, feed, input_nodes=["bound"]).model) == own(*"xrbcy")
+    assert quantized_activations(quantize(model, feed, output_nodes=["bound"]).model) == own(*"xrbc")
 
 
 def test_biases_can_stay_float() -> None:
