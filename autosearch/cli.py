@@ -15,7 +15,7 @@ from autosearch.compat import build, changed
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Job, evaluator_of, load_data, read_job
-from autosearch.problem import read_quantization_config
+from autosearch.problem import expected_cost, read_quantization_config
 from autosearch.space import SearchSpace
 from autosearch.table import trials_table
 from autosearch.trial import SearchResult
@@ -166,7 +166,13 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
 
 def _space(options: argparse.Namespace) -> int:
     job = read_job(options.config, options.set)
-    space = SearchSpace(job.settings.search_space, read_quantization_config(job.quantization_config))
+    float_model = load_float_model(job.model_input)
+    data = load_data(job.calibration_data, float_model.inputs)
+    space = SearchSpace(
+        job.settings.search_space,
+        read_quantization_config(job.quantization_config),
+        cost_model=expected_cost(float_model, data),
+    )
     print(space.describe(options.first))
     return FOUND
 

@@ -27,6 +27,8 @@ Data = CalibrationData | DataReader | Iterable[Feed]
 
 CACHE_FOLDER = "autosearch_cache"
 _DEFAULT_METRIC = "L2"
+_USES_OF_A_WEIGHT = 20
+"""For one sample, at a guess: once in a Gemm, hundreds of times in a Conv."""
 
 
 @dataclass(frozen=True)
@@ -128,13 +130,23 @@ def pose(
     held_out = data if evaluation_data is None else CalibrationData(evaluation_data)
     if held_out is not data:
         held_out.check(float_model.inputs)
-    space = SearchSpace(settings.search_space, base, cost_model=CostModel.estimate(samples=data.samples))
+    space = SearchSpace(settings.search_space, base, cost_model=expected_cost(float_model, data))
     _check_not_empty(space)
     make_sampler(settings.search_algo, space, settings.search_seed)  # refuses what it cannot sample
     evaluator = _evaluator(settings, float_model, held_out)
     searched_metric(settings, evaluator)  # refuses one that nothing produces
     _check_writable(Path(settings.search_output_dir))
     return Problem(settings, base, float_model, data, held_out, space, evaluator, notes)
+
+
+def expected_cost(float_model: FloatModel, data: CalibrationData) -> CostModel:
+    """What configurations cost before any has run, from the sizes of model and data."""
+    weights = sum(
+        value.const_value.size
+        for value in float_model.model.graph.initializers.values()
+        if value.const_value is not None
+    )
+    return CostModel.estimate(model_macs=_USES_OF_A_WEIGHT * weights, samples=data.samples)
 
 
 def read_quantization_config(given: QuantConfig | Mapping[str, Any] | None) -> QuantConfig:

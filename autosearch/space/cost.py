@@ -186,8 +186,8 @@ def static_rates(model_macs: float = 1e7, samples: float = 100.0) -> dict[str, f
         "prepare": 0.05,
         "transform": 0.02,
         "statistics": 0.05 + forward_pass,
-        "ranges": 0.5,
-        "insert": 0.05,
+        "ranges": 0.01,
+        "insert": 0.01,
         "finetune": 0.05 + forward_pass,
         "evaluate": 0.05 + 2 * forward_pass,
     }
