@@ -72,7 +72,7 @@ class Objective:
             written = str(path)
             seconds["quantize"] = time.perf_counter() - start
             start = time.perf_counter()
-            metrics = self.evaluator.evaluate(path)
+            metrics = self.evaluator.evaluate(path, quantized.session_config)
             seconds["evaluate"] = time.perf_counter() - start
             return Outcome(metrics, seconds, written, file_digest(path))
         except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.metric import Metric, hint
-from evaluators.sessions import Feed, SessionSettings, check_feeds, create_session, run_batches
+from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feeds, create_session, run_batches
 
 
 class AccuracyEvaluator:
@@ -64,14 +64,14 @@ class AccuracyEvaluator:
         labels = hashlib.sha256(self._labels.tobytes()).hexdigest()
         return f"{self._metrics[0].name} of {self._output} on {labels}"
 
-    def evaluate(self, model_path: Path, session_settings: SessionSettings | None = None) -> dict[str, float]:
+    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """Accuracy of one model.
 
         Raises:
             EvaluationError: If the model does not run, its scores do not fit the labels, or a score
                 is NaN.
         """
-        session = create_session(model_path, session_settings or self._session_settings)
+        session = create_session(model_path, self._session_settings, session_config)
         output = self._scores_output(session)
         samples = hits = 0
         for (scores,) in run_batches(session, self._feeds, [output]):

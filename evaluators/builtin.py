@@ -15,7 +15,7 @@ from evaluators.comparison import FloatOutput, OutputComparison, distances_of
 from evaluators.distance import distance_metric
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.metric import Metric
-from evaluators.sessions import Feed, SessionSettings, check_feeds, create_session, run_batches
+from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feeds, create_session, run_batches
 from evaluators.stored_outputs import StoredOutputs
 
 MEMORY_LIMIT_BYTES = 1 << 30
@@ -90,7 +90,7 @@ class DistanceEvaluator:
             raise
         self._stored = stored
 
-    def evaluate(self, model_path: Path, session_settings: SessionSettings | None = None) -> dict[str, float]:
+    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """Distance of a model from the float model, in every metric.
 
         Raises:
@@ -99,7 +99,7 @@ class DistanceEvaluator:
             EvaluatorInputError: As for `prepare`, the first time.
         """
         self.prepare()
-        session = create_session(model_path, session_settings or self._session_settings)
+        session = create_session(model_path, self._session_settings, session_config)
         _check_output_names(session, [output.name for output in self._float_outputs])
         metrics = [metric.name for metric in self._metrics]
         values = distances_of(metrics, self._compare(session, metrics))

@@ -14,7 +14,7 @@ from evaluators.accuracy import AccuracyEvaluator
 from evaluators.builtin import DistanceEvaluator
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.metric import Direction, Evaluator, Metric, hint
-from evaluators.sessions import SessionSettings
+from evaluators.sessions import SessionConfig
 
 _DIRECTIONS: Mapping[str, Direction] = {"minimize": "minimize", "maximize": "maximize"}
 
@@ -30,7 +30,9 @@ class CustomEvaluator:
       returns a mapping, the metrics are its keys from there on.
     - `direction`: "maximize" (the default) or "minimize", for all metrics or as a mapping by name.
 
-    Session settings do not reach the user's code, which makes its own sessions.
+    The user's code makes its own sessions. Models of 2-bit and float8 types need session config entries
+    for that: a parameter called `session_config` is given them, a sequence of (key, value) for
+    `onnxruntime.SessionOptions.add_session_config_entry`; they are in the model's metadata, too.
 
     Args:
         user: The function, the object, or a class that can be instantiated without arguments.
@@ -55,7 +57,7 @@ class CustomEvaluator:
         """The declared metrics; undeclared ones are certain after the first evaluation only."""
         return self._metrics
 
-    def evaluate(self, model_path: Path, session_settings: SessionSettings | None = None) -> dict[str, float]:
+    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """The user's numbers for one model; infinite ones are allowed.
 
         Raises:
@@ -63,7 +65,7 @@ class CustomEvaluator:
                 other metrics than declared.
         """
         try:
-            returned = self._call(str(model_path))
+            returned = self._call(str(model_path), **self._settings(session_config))
         except Exception as error:
             raise EvaluationError(f"{self._label} raised {type(error).__name__}: {error}") from error
         if not isinstance(returned, Mapping):
@@ -71,6 +73,14 @@ class CustomEvaluator:
         if self._learns_names and returned:
             self._metrics = self._metrics_of(returned)
         return self._values(returned)
+
+    def _settings(self, session_config: SessionConfig) -> dict[str, SessionConfig]:
+        """The entries, for those who ask for them."""
+        try:
+            asked = "session_config" in inspect.signature(self._call).parameters
+        except (TypeError, ValueError):  # what is not written in Python may have no signature
+            asked = False
+        return {"session_config": session_config} if asked else {}
 
     def _values(self, returned: Mapping[str, Any]) -> dict[str, float]:
         names = [metric.name for metric in self._metrics]
@@ -145,7 +155,7 @@ def _default_name(instance: Any) -> str:
     return name if isinstance(name, str) and name.isidentifier() else "metric"
 
 
-def _call(instance: Any, label: str) -> Callable[[str], Any]:
+def _call(instance: Any, label: str) -> Callable[..., Any]:
     for call in (getattr(instance, "evaluate", None), instance):
         if callable(call):
             return call  # type: ignore[no-any-return]

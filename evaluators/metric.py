@@ -13,7 +13,7 @@ from evaluators.errors import EvaluatorInputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evaluators.sessions import SessionSettings
+    from evaluators.sessions import SessionConfig
 
 Direction = Literal["minimize", "maximize"]
 
@@ -89,13 +89,13 @@ class Evaluator(Protocol):
         """The metrics that `evaluate` returns; the first is the one that is searched."""
         ...
 
-    def evaluate(self, model_path: Path, session_settings: SessionSettings | None = None) -> dict[str, float]:
+    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """Value of each metric for one model, in the order of `metrics`; never NaN.
 
         Args:
             model_path: An ONNX file, quantized or float.
-            session_settings: How to run this model, where it needs other settings than the
-                evaluator's own.
+            session_config: Session config entries that this model needs, beside the evaluator's own
+                settings.
 
         Raises:
             EvaluationError: If the model does not run or a value cannot be computed.

@@ -15,6 +15,8 @@ from evaluators.metric import hint
 
 Provider = str | tuple[str, Mapping[str, str]]
 Feed = Mapping[str, NDArray[Any]]
+SessionConfig = Sequence[tuple[str, str]]
+"""Session config entries: `[("session.disable_quant_qdq", "1")]`."""
 
 _FATAL = 4  # onnxruntime repeats on stderr, at the level of errors, what it raises
 
@@ -26,8 +28,7 @@ class SessionSettings:
     Attributes:
         providers: Execution providers, most wanted first, each a name or (name, options).
         threads: Threads within an operator; None leaves it to onnxruntime (one per core).
-        config_entries: (key, value) of session config entries that the model needs, for instance
-            `("session.disable_quant_qdq", "1")`.
+        config_entries: Session config entries for every model.
 
     Raises:
         EvaluatorInputError: If a provider is not part of the installed onnxruntime, no provider is
@@ -57,9 +58,14 @@ class SessionSettings:
 
 
 def create_session(
-    model_path: str | os.PathLike[str], settings: SessionSettings
+    model_path: str | os.PathLike[str], settings: SessionSettings, config: SessionConfig = ()
 ) -> onnxruntime.InferenceSession:
     """A session with all graph optimisations, which runs on the providers asked for or not at all.
+
+    Args:
+        model_path: An ONNX file.
+        settings: How models are run.
+        config: Entries that this model needs beside those of `settings`.
 
     Raises:
         EvaluationError: If onnxruntime refuses the model, or leaves out a provider.
@@ -69,11 +75,11 @@ def create_session(
     options.log_severity_level = _FATAL
     if settings.threads is not None:
         options.intra_op_num_threads = settings.threads
-    for key, value in settings.config_entries:
-        options.add_session_config_entry(key, value)
     providers = [p if isinstance(p, str) else (p[0], dict(p[1])) for p in settings.providers]
     path = os.fspath(model_path)
     try:
+        for key, value in (*settings.config_entries, *config):
+            options.add_session_config_entry(key, value)
         session = onnxruntime.InferenceSession(
             path, sess_options=options, providers=providers, enable_fallback=0
         )

@@ -17,9 +17,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from quant.errors import ConfigError, nearest
 from quant.types import (
     CALIBRATE_METHODS,
-    INTEGER_TYPES,
+    ELEMENT_TYPES,
     CalibrateMethod,
     CalibrationMethod,
+    ElementName,
+    ExtendedQuantType,
     QuantFormat,
     QuantType,
 )
@@ -32,19 +34,7 @@ UNAVAILABLE = {
 """Switches that are understood but cannot be turned on yet, with the reason."""
 
 
-OTHER_OPTIONS = frozenset(
-    {
-        "ActivationRestrictedAsymmetric",
-        "AutoMixprecision",
-        "BlockSize",
-        "CalibMaxIntermediateOutputs",
-        "CalibStridedMinMax",
-        "EnableSubgraph",
-        "QDQDisableWeightAdjustForInt32Bias",
-        "TensorQuantOverrides",
-        "UseQDQContribOps",
-    }
-)
+OTHER_OPTIONS = frozenset({"AutoMixprecision", "EnableSubgraph"})
 """Options of onnxruntime's or Quark's quantizer that this one does not have."""
 
 
@@ -77,11 +67,11 @@ _by_name = PlainSerializer(lambda member: member.name, return_type=str)
 _METHODS: dict[str, Any] = {
     name: method for name, method in CALIBRATE_METHODS.items() if name != CalibrationMethod.Distribution.name
 }
-_TYPES: dict[str, Enum] = {member.name: member for member in INTEGER_TYPES}
+_TYPES: dict[str, Enum] = {member.name: member for member in ELEMENT_TYPES}
 _FORMATS: dict[str, Enum] = {QuantFormat.QDQ.name: QuantFormat.QDQ}
 
 Method = Annotated[CalibrateMethod, _enum_parser("calibration method", _METHODS), _by_name]
-ElementType = Annotated[QuantType, _enum_parser("quantized type", _TYPES), _by_name]
+ElementType = Annotated[QuantType | ExtendedQuantType, _enum_parser("quantized type", _TYPES), _by_name]
 Format = Annotated[QuantFormat, _enum_parser("quantization format", _FORMATS), _by_name]
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
 PercentileValue = Annotated[float, Field(gt=50, le=100)]
@@ -129,6 +119,56 @@ def _describe(model: type[BaseModel], item: dict[str, Any], place: tuple[str, ..
     if isinstance(cause, ValueError):
         return f"{where}: {cause}" if where else str(cause)
     return f"{where}: {item['msg']}, got {item['input']!r}"
+
+
+class TensorOverride(_Config):
+    """How one tensor is quantized, where that differs from the rest (onnxruntime's names).
+
+    Attributes:
+        quant_type: Its type.
+        symmetric, reduce_range: As the options of the same meaning.
+        rmin, rmax: Bounds of its range, instead of those from calibration or of its own values.
+        scale, zero_point: Both, and then none of the four above.
+        axis: Of a constant: one scale for each channel along it. Without it, one for all.
+        convert: A second format, which `recv_nodes` read: Q and DQ behind the first pair.
+        recv_nodes: Of `convert` alone: the readers that get it; None = all.
+
+    Raises:
+        ConfigError: For a combination that means nothing.
+    """
+
+    quant_type: ElementType | None = None
+    symmetric: bool | None = None
+    reduce_range: bool | None = None
+    rmin: float | None = None
+    rmax: float | None = None
+    scale: float | None = Field(default=None, gt=0)
+    zero_point: int | None = None
+    axis: int | None = None
+    convert: TensorOverride | None = None
+    recv_nodes: tuple[str, ...] | None = None
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        if (self.scale is None) != (self.zero_point is None):
+            raise ConfigError("scale and zero_point: give both or neither")
+        derived = (self.symmetric, self.reduce_range, self.rmin, self.rmax)
+        if self.scale is not None and any(value is not None for value in derived):
+            raise ConfigError(
+                "scale and zero_point: take the place of symmetric, reduce_range, rmin and rmax"
+            )
+        if self.rmin is not None and self.rmax is not None and self.rmin > self.rmax:
+            raise ConfigError(f"rmin: {self.rmin} is above rmax {self.rmax}")
+        if self.convert is not None and (self.convert.convert is not None or self.convert.axis is not None):
+            raise ConfigError("convert: takes neither axis nor convert")
+
+
+def _override_list(value: object) -> object:
+    """One override stands for a list of one."""
+    return (value,) if isinstance(value, (Mapping, TensorOverride)) else value
+
+
+Overrides = Annotated[tuple[TensorOverride, ...], BeforeValidator(_override_list), Field(min_length=1)]
 
 
 class FastFinetuneConfig(_Config):
@@ -184,6 +224,15 @@ class ExtraOptions(_Config):
         QDQKeepRemovableActivations: Keep a Relu or Clip that the zero point makes redundant.
         ForceQuantizeNoInputCheck: Quantize pass-through operators whose input is not quantized.
         MinimumRealRange: Least width of an activation's or weight's range.
+        BlockSize: Number of consecutive weights along the summed dimension that share a scale; None
+            = one scale for the tensor or channel.
+        TensorQuantOverrides: By tensor name: an override, or one for each channel.
+        ActivationRestrictedAsymmetric: Zero points of unsigned 8-bit activations are 0 for ranges
+            without negative values and 128 for others.
+        QDQDisableWeightAdjustForInt32Bias: Do not raise a weight's scale where its bias overflows.
+        UseQDQContribOps: Q and DQ of the domain com.microsoft, where it has all the types: integers
+            of 4 bits and more, without blocks.
+        CalibStridedMinMax, CalibMaxIntermediateOutputs: No effect; calibration always streams.
         CLESteps: Rounds of cross-layer equalization; -1 = until it changes no more.
         CLEScaleAppendBias: Count the bias in a channel's range.
         CLEScaleUseThreshold: Leave channels alone whose weights stay below `CLEWeightThreshold`.
@@ -214,6 +263,13 @@ class ExtraOptions(_Config):
     QDQKeepRemovableActivations: bool = False
     ForceQuantizeNoInputCheck: bool = False
     MinimumRealRange: float | None = Field(default=None, gt=0)
+    BlockSize: int | None = Field(default=None, ge=1)
+    TensorQuantOverrides: dict[str, Overrides] = Field(default_factory=dict)
+    ActivationRestrictedAsymmetric: bool = False
+    QDQDisableWeightAdjustForInt32Bias: bool = False
+    UseQDQContribOps: bool = False
+    CalibStridedMinMax: int | None = Field(default=None, gt=0)
+    CalibMaxIntermediateOutputs: int | None = Field(default=None, gt=0)
     CLESteps: int = Field(default=2, ge=-1)
     CLEScaleAppendBias: bool = False
     CLEScaleUseThreshold: bool = False
@@ -230,12 +286,15 @@ class QuantConfig(_Config):
     Attributes:
         calibrate_method: How the ranges of activations follow from their statistics. The
             power-of-two methods make the scales of weights powers of two as well.
-        activation_type, weight_type: Integer types.
+        activation_type, weight_type: Integer types of 2 to 16 bits, float8, float16 and bfloat16.
         per_channel: Weights get a scale for each output channel.
         reduce_range: Weights use 7 of 8 (15 of 16) bits.
         quant_format: QDQ; the QOperator format is not written.
-        op_types_to_quantize: Operator types; empty = all that have a placement rule.
-        nodes_to_quantize, nodes_to_exclude: Node names; empty = all, none.
+        op_types_to_quantize, op_types_to_exclude: Operator types; empty = all that have a placement
+            rule, none.
+        nodes_to_quantize, nodes_to_exclude: Node names; empty = all, none. ``*`` and ``?`` stand for
+            any characters and any one; ``re:`` starts a regular expression for the whole name. The
+            same holds for operator types.
         input_nodes, output_nodes: Names of nodes that bound what is quantized: what comes before
             the former or behind the latter stays float; empty = no bound.
         optimize_model: Fold BatchNormalization, constants and identities first.
@@ -258,6 +317,7 @@ class QuantConfig(_Config):
     reduce_range: bool = False
     quant_format: Format = QuantFormat.QDQ
     op_types_to_quantize: Names = ()
+    op_types_to_exclude: Names = ()
     nodes_to_quantize: Names = ()
     nodes_to_exclude: Names = ()
     input_nodes: Names = ()
@@ -277,6 +337,13 @@ class QuantConfig(_Config):
         for key, reason in UNAVAILABLE.items():
             if flat[key]:
                 raise ConfigError(f"{key}: {reason}; leave it out or set it to false")
+
+    def element_names(self) -> frozenset[ElementName]:
+        """The types of activations and weights, and those of overrides."""
+        overrides = [each for given in self.extra_options.TensorQuantOverrides.values() for each in given]
+        overrides += [given.convert for given in overrides if given.convert is not None]
+        named = {given.quant_type for given in overrides if given.quant_type is not None}
+        return frozenset({self.activation_type, self.weight_type, *named})
 
 
 _LEVELS = ("extra_options", "extra_options.FastFinetune")

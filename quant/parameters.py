@@ -13,11 +13,21 @@ from numpy.typing import NDArray
 from quant.calibration.power_of_two import min_mse_params, min_mse_weight_params
 from quant.calibration.ranges import Range, calibrated_range
 from quant.calibration.statistics import TensorStatistics
-from quant.config import QuantConfig
-from quant.graph.insert import quantized_name, scale_name, zero_point_name
+from quant.config import QuantConfig, TensorOverride
+from quant.errors import ConfigError
+from quant.graph.insert import converted_name, quantized_name, scale_name, zero_point_name
 from quant.graph.placement import Bias, Placement, Weight
-from quant.qparams import Grid, QuantParams, next_power_of_two, quant_params, quantize, weight_params
-from quant.types import INTEGER_TYPES, IntegerType, PowerOfTwoMethod
+from quant.grids import Grids, fixed_params, overridden_range
+from quant.qparams import (
+    Grid,
+    QuantParams,
+    next_power_of_two,
+    quant_params,
+    quantize,
+    weight_extremes,
+    weight_params,
+)
+from quant.types import ElementType, Encoding, PowerOfTwoMethod
 
 Constants = Mapping[str, NDArray[Any]]
 """Float initializers by name."""
@@ -27,86 +37,153 @@ _BIAS_BITS = 32
 _BIAS_HEADROOM = 1.0001
 
 
-def activation_grid(config: QuantConfig) -> Grid:
-    """The integers that activations use."""
-    return Grid(
-        INTEGER_TYPES[config.activation_type],
-        symmetric=config.extra_options.ActivationSymmetric,
-        power_of_two=isinstance(config.calibrate_method, PowerOfTwoMethod),
-        minimum_real_range=config.extra_options.MinimumRealRange,
-    )
-
-
-def weight_grid(config: QuantConfig, site: Weight) -> Grid:
-    """The integers that a constant uses.
-
-    Per-channel ones are always symmetric: onnxruntime's kernels need one zero point.
-    """
-    activations = activation_grid(config)
-    if not site.typed_as_weight:
-        return replace(activations, reduce_range=config.reduce_range)
-    element = INTEGER_TYPES[config.weight_type]
-    wanted = config.extra_options.WeightSymmetric
-    symmetric = site.axis is not None or (element.signed if wanted is None else wanted)
-    return replace(activations, type=element, symmetric=symmetric, reduce_range=config.reduce_range)
-
-
 def tensor_ranges(
-    statistics: Mapping[str, TensorStatistics], tensors: Iterable[str], config: QuantConfig
+    statistics: Mapping[str, TensorStatistics], tensors: Iterable[str], grid: Grid, config: QuantConfig
 ) -> dict[str, Range]:
     """Ranges of tensors by their statistics; none for MinMSE, which has no range but a scale."""
-    if config.calibrate_method is PowerOfTwoMethod.MinMSE:
+    if _has_no_range(grid, config):
         return {}
-    qmin, qmax = activation_grid(config).bounds
+    qmin, qmax = grid.bounds
     method, options = config.calibrate_method, config.extra_options
     return {name: calibrated_range(statistics[name], method, options, qmax - qmin) for name in tensors}
+
+
+def _has_no_range(grid: Grid, config: QuantConfig) -> bool:
+    least_error = config.calibrate_method is PowerOfTwoMethod.MinMSE
+    return least_error and grid.type.encoding is Encoding.INTEGER
 
 
 def activation_params(
     statistics: Mapping[str, TensorStatistics],
     ranges: Mapping[str, Range],
     placement: Placement,
-    config: QuantConfig,
+    grids: Grids,
 ) -> dict[str, QuantParams]:
-    """Parameters of every activation that has its own, by its name."""
-    grid = activation_grid(config)
+    """Parameters of every activation that has its own, and of its second format, by its name.
+
+    Args:
+        statistics: Of the calibrated tensors.
+        ranges: Of the same, for the grid of activations without overrides.
+        placement: What is quantized.
+        grids: The grid of every tensor.
+    """
     params = {}
     for name, provider in placement.activations.items():
         if provider != name:
             continue
+        formats = [(name, grids.activation(name), next(iter(grids.overrides(name)), TensorOverride()))]
+        if name in placement.conversions:
+            convert = grids.overrides(name)[0].convert or TensorOverride()
+            formats.append((converted_name(name), grids.conversion(name), convert))
         source = placement.range_source.get(name, name)
-        if isinstance(source, str) and source not in ranges:
-            params[name] = min_mse_params(statistics[source], grid)
-            continue
-        low, high = ranges[source] if isinstance(source, str) else map(np.float32, source)
-        params[name] = quant_params(np.asarray(low), np.asarray(high), grid)
-        if not grid.symmetric and low >= 0 >= high:  # a dead Relu, were it removed, still clips
-            zero_point = np.asarray(grid.bounds[0], dtype=grid.type.numpy)
-            params[name] = replace(params[name], zero_point=zero_point)
+        for base, grid, override in formats:
+            if grid.type.encoding.is_cast:
+                continue
+            known = ranges if grid == grids.default else {}
+            real = np.dtype(np.float16 if name in placement.half else np.float32)
+            own = _activation_params(source, statistics, known, grid.within(real), override, grids.config)
+            params[base] = own.cast(real)
     return params
 
 
-def constant_params(
-    placement: Placement, constants: Constants, config: QuantConfig
-) -> dict[str, QuantParams]:
+def _activation_params(
+    source: str | tuple[float, float],
+    statistics: Mapping[str, TensorStatistics],
+    ranges: Mapping[str, Range],
+    grid: Grid,
+    override: TensorOverride,
+    config: QuantConfig,
+) -> QuantParams:
+    """Parameters of one format of one activation.
+
+    Args:
+        source: The tensor whose range it is, or the range.
+        statistics: Of that tensor.
+        ranges: Those that are known already.
+        grid: What to quantize to.
+        override: What is said of this tensor.
+        config: How ranges follow from statistics.
+    """
+    fixed = fixed_params(override, grid.type)
+    if fixed is not None:
+        return fixed
+    given = override.rmin is not None or override.rmax is not None
+    if isinstance(source, str) and _has_no_range(grid, config) and not given:
+        return min_mse_params(statistics[source], grid)
+    bounds = source if not isinstance(source, str) else _range(source, statistics, ranges, grid, config)
+    low, high = overridden_range(override, *(np.asarray(bound, np.float32) for bound in bounds))
+    params = quant_params(low, high, grid)
+    if not grid.symmetric and grid.type.encoding is Encoding.INTEGER and low >= 0 >= high:
+        # a dead Relu, were it removed, still clips
+        params = replace(params, zero_point=np.asarray(grid.bounds[0], dtype=grid.type.numpy))
+    return params
+
+
+def _range(
+    source: str,
+    statistics: Mapping[str, TensorStatistics],
+    ranges: Mapping[str, Range],
+    grid: Grid,
+    config: QuantConfig,
+) -> Range:
+    """A tensor's range, where it is not known already; one that covers everything if there is none."""
+    if source not in ranges:
+        if _has_no_range(grid, config):
+            config = config.replace(calibrate_method=PowerOfTwoMethod.NonOverflow)
+        ranges = tensor_ranges(statistics, [source], grid, config)
+    return ranges[source]
+
+
+def constant_params(placement: Placement, constants: Constants, grids: Grids) -> dict[str, QuantParams]:
     """Parameters of every quantized constant from its own values, by its name."""
     params = {}
     for site in placement.weights.values():
-        grid = weight_grid(config, site)
-        rule = min_mse_weight_params if config.calibrate_method is PowerOfTwoMethod.MinMSE else weight_params
-        params[site.name] = rule(constants[site.name], grid, site.axis)
+        grid, values = grids.weight(site), constants[site.name]
+        if not grid.type.encoding.is_cast:
+            own = _constant_params(site, values, grid.within(values.dtype), grids)
+            params[site.name] = own.cast(values.dtype)
     return params
 
 
+def _constant_params(site: Weight, values: NDArray[Any], grid: Grid, grids: Grids) -> QuantParams:
+    overrides = grids.overrides(site.name)
+    if not any(given.scale or given.rmin is not None or given.rmax is not None for given in overrides):
+        least_error = _has_no_range(grid, grids.config) and site.block_size is None
+        if least_error:
+            return min_mse_weight_params(values, grid, site.axis)
+        return weight_params(values, grid, site.axis, site.block_size)
+    channels = 1 if site.axis is None else values.shape[site.axis]
+    if len(overrides) not in (1, channels):
+        raise ConfigError(
+            f"extra_options.TensorQuantOverrides.{site.name}: {len(overrides)} entries for {channels}"
+            " channels; give one, or one for each"
+        )
+    each = overrides * channels if len(overrides) == 1 else overrides
+    low, high = (np.atleast_1d(bound) for bound in weight_extremes(values, site.axis))
+    derived = [
+        fixed_params(override, grid.type)
+        or quant_params(*overridden_range(override, low[index], high[index]), grid)
+        for index, override in enumerate(each)
+    ]
+    shape = () if site.axis is None else (channels,)
+    scale = np.array([own.scale for own in derived], np.float32).reshape(shape)
+    zero_point = np.array([own.zero_point for own in derived], grid.type.numpy).reshape(shape)
+    return QuantParams(scale, zero_point, site.axis)
+
+
 def avoid_bias_overflow(
-    placement: Placement, params: Mapping[str, QuantParams], constants: Constants, config: QuantConfig
+    placement: Placement, params: Mapping[str, QuantParams], constants: Constants, grids: Grids
 ) -> dict[str, QuantParams]:
     """Weights whose scale must grow so that the biases fit int32, as onnxruntime does.
 
     A bias's scale is input scale x weight scale. Where 2 |bias| / (2^32 - 2) exceeds it, the weight's
     scale is raised in proportion (to a power of two, where scales are). Weights with a zero point other
-    than zero and unsigned ones are left alone, and their biases saturate.
+    than zero, unsigned ones and those with a scale given outright are left alone, and their biases
+    saturate; so are all with QDQDisableWeightAdjustForInt32Bias.
     """
+    config = grids.config
+    if config.extra_options.QDQDisableWeightAdjustForInt32Bias:
+        return {}
     raised: dict[str, QuantParams] = {}
     for bias in placement.biases:
         site = placement.weights.get(bias.weight)
@@ -115,7 +192,8 @@ def avoid_bias_overflow(
             site is None
             or weight is None
             or weight.zero_point.any()
-            or not weight_grid(config, site).type.signed
+            or not grids.weight(site).type.signed
+            or any(override.scale is not None for override in grids.overrides(site.name))
         ):
             continue
         values = np.abs(constants[bias.name].astype(np.float64) * bias.multiplier)
@@ -133,18 +211,32 @@ def avoid_bias_overflow(
 
 
 def parameter_tensors(
-    placement: Placement, params: Mapping[str, QuantParams], constants: Constants
+    placement: Placement, params: Mapping[str, QuantParams], constants: Constants, grids: Grids
 ) -> Iterator[onnx.TensorProto]:
     """Scales and zero points of all tensors, and the integers of the biases."""
     for name, own in params.items():
         yield onnx.numpy_helper.from_array(own.scale, scale_name(name))
-        yield onnx.numpy_helper.from_array(own.zero_point, zero_point_name(name))
+        yield code_tensor(own.zero_point, _element(name, placement, grids), zero_point_name(name))
     for bias in placement.biases:
         integers, scale = quantized_bias(bias, placement, params, constants)
         base = quantized_name(bias.quantized)
         yield onnx.numpy_helper.from_array(integers, base)
         yield onnx.numpy_helper.from_array(scale, scale_name(base))
         yield onnx.numpy_helper.from_array(np.zeros(scale.shape, np.int32), zero_point_name(base))
+
+
+def _element(name: str, placement: Placement, grids: Grids) -> ElementType:
+    """The type of a tensor's codes, by the name of its parameters."""
+    if name in placement.weights:
+        return grids.weight(placement.weights[name]).type
+    if name in placement.activations:
+        return grids.activation(name).type
+    return grids.conversion(name.removesuffix(converted_name(""))).type
+
+
+def code_tensor(codes: NDArray[Any], element: ElementType, name: str) -> onnx.TensorProto:
+    """Codes as ONNX stores them: types below 8 bits are packed."""
+    return onnx.numpy_helper.from_array(codes.astype(element.ir.numpy(), copy=False), name)
 
 
 def quantized_bias(
@@ -160,20 +252,26 @@ def quantized_bias(
 
 
 def quantized_weight(
-    site: Weight, params: QuantParams, constants: Constants, config: QuantConfig
+    site: Weight, params: QuantParams | None, constants: Constants, grids: Grids
 ) -> onnx.TensorProto:
-    """Integers of a constant."""
-    element: IntegerType = weight_grid(config, site).type
-    return onnx.numpy_helper.from_array(
-        quantize(constants[site.name], params, element), quantized_name(site.name)
-    )
+    """Codes of a constant; those of a float16 or bfloat16 one need no parameters."""
+    element, values = grids.weight(site).type, constants[site.name]
+    if params is None:
+        codes = np.clip(values.astype(np.float32), float(element.qmin), float(element.qmax)).astype(
+            element.numpy
+        )
+    else:
+        codes = quantize(values, params, element)
+    return code_tensor(codes, element, quantized_name(site.name))
 
 
-def tensor_bits(placement: Placement, config: QuantConfig) -> dict[str, int]:
-    """Width of every quantized tensor by name."""
-    activation = INTEGER_TYPES[config.activation_type].bits
-    bits = dict.fromkeys(placement.activations, activation)
-    bits |= {site.name: weight_grid(config, site).type.bits for site in placement.weights.values()}
+def tensor_bits(placement: Placement, grids: Grids) -> dict[str, int]:
+    """Width of every quantized tensor by name; of a tensor in two formats that of the first."""
+    bits = {}
+    for name, provider in placement.activations.items():
+        site = placement.weights.get(provider)
+        bits[name] = (grids.weight(site) if site is not None else grids.activation(provider)).type.bits
+    bits |= {site.name: grids.weight(site).type.bits for site in placement.weights.values()}
     return bits | {bias.name: _BIAS_BITS for bias in placement.biases}
 
 

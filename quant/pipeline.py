@@ -9,7 +9,7 @@ first one that they differ in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,9 @@ from quant.graph.operators import place
 from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.prepare import prepare
 from quant.graph.save import save_model
+from quant.grids import Grids
 from quant.parameters import (
     Constants,
-    activation_grid,
     activation_params,
     avoid_bias_overflow,
     constant_params,
@@ -47,13 +47,13 @@ from quant.parameters import (
     quantized_weight,
     tensor_bits,
     tensor_ranges,
-    weight_grid,
 )
 from quant.qparams import QuantParams
+from quant.requirements import record_session_config, required_opset, session_config
 from quant.transforms.equalization import EqualizationOptions, equalize
 from quant.transforms.skip import Skip
 from quant.transforms.smooth_quant import SmoothOptions, smooth, smoothed_tensors
-from quant.types import LayerWiseMethod
+from quant.types import Encoding, LayerWiseMethod
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,14 @@ class QuantizedModel:
         bits: Width by tensor name, of weights (initializer names), biases and activations; tensors
             that are not listed stay float.
         skipped: What transforms and placement left alone, with the reasons.
+        session_config: Session config entries (key, value) without which onnxruntime cannot run the
+            model at every optimisation level; they are recorded in its metadata, too.
     """
 
     model: onnx.ModelProto
     bits: Mapping[str, int]
     skipped: tuple[Skip, ...]
+    session_config: tuple[tuple[str, str], ...] = ()
 
     def save(self, path: str | Path, *, external_data: bool = False) -> None:
         """Writes the model under a temporary name and renames it; the same model, the same bytes."""
@@ -162,13 +165,19 @@ class Pipeline:
             raise QuantizationError(
                 "nothing to quantize: no node is selected that has a placement rule and float32 tensors"
             )
+        grids = Grids(config)
+        skipped = transformed.skipped + placement.skipped + grids.check(placement)
         constants = _Constants(transformed.model)
-        params = dict(self._activation_params(transformed, placement, config))
-        params |= self._constant_params(transformed, placement, constants, config)
-        params |= avoid_bias_overflow(placement, params, constants, config)
-        weights = self._weights(transformed, placement, params, constants, config)
-        model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants)])
-        return QuantizedModel(model, tensor_bits(placement, config), transformed.skipped + placement.skipped)
+        params = dict(self._activation_params(transformed, placement, grids))
+        params |= self._constant_params(transformed, placement, constants, grids)
+        params |= avoid_bias_overflow(placement, params, constants, grids)
+        weights = self._weights(transformed, placement, params, constants, grids)
+        model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants, grids)])
+        settings = session_config(
+            grids.activation_types(placement), grids.constant_types(placement), half=bool(placement.half)
+        )
+        record_session_config(model, settings)
+        return QuantizedModel(model, tensor_bits(placement, grids), skipped, settings)
 
     def _data(self, samples: int | None) -> CalibrationData:
         """The first samples; kept, because their digest is asked for again and again."""
@@ -178,9 +187,10 @@ class Pipeline:
 
     def transform(self, config: QuantConfig) -> Transformed:
         """The graph that the configuration's transforms make."""
-        key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model)
+        opset = required_opset(config)
+        key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model, opset)
         model, skipped = self.cache.get(
-            _PREPARE, {"of": key}, lambda: prepare(self.float_model.model, config.optimize_model)
+            _PREPARE, {"of": key}, lambda: prepare(self.float_model.model, config.optimize_model, opset)
         )
         if config.include_cle:
             options = EqualizationOptions.of(config.extra_options)
@@ -266,8 +276,9 @@ class Pipeline:
         return self.cache.get(_PLAN, {"of": transformed.key, "options": asdict(options)}, compute)
 
     def _activation_params(
-        self, transformed: Transformed, placement: Placement, config: QuantConfig
+        self, transformed: Transformed, placement: Placement, grids: Grids
     ) -> dict[str, QuantParams]:
+        config, default = grids.config, grids.default
         statistics = self.statistics(transformed, config, placement.calibrated)
         options = config.extra_options
         key = {
@@ -278,27 +289,34 @@ class Pipeline:
             "options": options.model_dump(include=_RANGE_OPTIONS),
             "providers": config.execution_providers,
         }
-        grid = repr(activation_grid(config))
-        # one method simulates the grid; the ranges of the others serve every type
-        simulated = grid if isinstance(config.calibrate_method, LayerWiseMethod) else None
+        # layer-wise methods simulate the grid; the ranges of the others serve every integer type
+        integer = default.type.encoding is Encoding.INTEGER
+        simulated = isinstance(config.calibrate_method, LayerWiseMethod) or not integer
         ranges = self.cache.get(
             _RANGES,
-            {**key, "grid": simulated},
-            lambda: tensor_ranges(statistics, placement.calibrated, config),
+            {**key, "grid": repr(default) if simulated else None},
+            lambda: tensor_ranges(statistics, placement.calibrated, default, config),
         )
-        key |= {"grid": grid, "activations": placement.activations, "sources": placement.range_source}
+        key |= {
+            "grid": repr(default),
+            "activations": placement.activations,
+            "sources": placement.range_source,
+            "half": placement.half,
+            "overrides": options.model_dump(mode="json", include={"TensorQuantOverrides"}),
+        }
         return self.cache.get(
-            _ACTIVATION_PARAMS, key, lambda: activation_params(statistics, ranges, placement, config)
+            _ACTIVATION_PARAMS, key, lambda: activation_params(statistics, ranges, placement, grids)
         )
 
     def _constant_params(
-        self, transformed: Transformed, placement: Placement, constants: Constants, config: QuantConfig
+        self, transformed: Transformed, placement: Placement, constants: Constants, grids: Grids
     ) -> dict[str, QuantParams]:
-        grids = [
-            (site.name, site.axis, repr(weight_grid(config, site))) for site in placement.weights.values()
+        sites = [
+            (*astuple(site), repr(grids.weight(site)), repr(grids.overrides(site.name)))
+            for site in placement.weights.values()
         ]
-        key = {"of": transformed.key, "grids": grids, "method": config.calibrate_method.name}
-        return self.cache.get(_CONSTANT_PARAMS, key, lambda: constant_params(placement, constants, config))
+        key = {"of": transformed.key, "sites": sites, "method": grids.config.calibrate_method.name}
+        return self.cache.get(_CONSTANT_PARAMS, key, lambda: constant_params(placement, constants, grids))
 
     def _weights(
         self,
@@ -306,22 +324,18 @@ class Pipeline:
         placement: Placement,
         params: Mapping[str, QuantParams],
         constants: Constants,
-        config: QuantConfig,
+        grids: Grids,
     ) -> list[onnx.TensorProto]:
-        if config.extra_options.AddQDQPairToWeight:
+        if grids.config.extra_options.AddQDQPairToWeight:
             return []
         tensors = []
         for site in placement.weights.values():
-            own = params[site.name]
-            key = {
-                "of": transformed.key,
-                "name": site.name,
-                "axis": site.axis,
-                "type": own.zero_point.dtype.name,
-            }
-            key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}
+            own = params.get(site.name)
+            key = {"of": transformed.key, "site": astuple(site), "type": grids.weight(site).type.ir.name}
+            if own is not None:
+                key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}
             tensors.append(
-                self.cache.get(_WEIGHTS, key, partial(quantized_weight, site, own, constants, config))
+                self.cache.get(_WEIGHTS, key, partial(quantized_weight, site, own, constants, grids))
             )
         return tensors
 

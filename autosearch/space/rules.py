@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from quant.config import UNAVAILABLE, FastFinetuneConfig, QuantConfig, flatten
-from quant.types import INTEGER_TYPES, QuantType
+from quant.types import ELEMENT_NAMES, ELEMENT_TYPES, INTEGER_TYPES
 
 Flat = Mapping[str, Any]
 """A configuration on one level, ``{"extra_options.Percentile": 99.9}``; values as in JSON."""
@@ -116,7 +116,7 @@ def split_num_iter_lr(pair: tuple[int, float] | None) -> Flat:
 def _weight_symmetry(weight_type: str, symmetric: bool | None) -> Flat:
     if symmetric is not None:
         return {}
-    return {WEIGHT_SYMMETRIC: INTEGER_TYPES[QuantType[weight_type]].signed}
+    return {WEIGHT_SYMMETRIC: ELEMENT_TYPES[ELEMENT_NAMES[weight_type]].signed}
 
 
 def _as_set(key: str) -> Rewrite:
@@ -147,6 +147,11 @@ def _range_symmetry_matters(method: str, activations: bool, minimum_range: float
     return minimum_range is not None and method not in ("Entropy", "MinMSE")
 
 
+def _has_reduced_range(type_name: str) -> bool:
+    element = INTEGER_TYPES.get(ELEMENT_NAMES[type_name])
+    return element is not None and element.bits >= 4
+
+
 def drops(unavailable: Mapping[str, str] = UNAVAILABLE) -> tuple[Drop, ...]:
     """A rule for each switch that cannot be turned on yet."""
     return tuple(Drop(key, reason) for key, reason in unavailable.items())
@@ -168,6 +173,7 @@ REWRITES = (
         _as_set(key)
         for key in (
             "op_types_to_quantize",
+            "op_types_to_exclude",
             "nodes_to_quantize",
             "nodes_to_exclude",
             "input_nodes",
@@ -208,6 +214,28 @@ STRIPS = (
         (METHOD, ACTIVATION_SYMMETRIC, *extra("MinimumRealRange")),
         _range_symmetry_matters,
         "CalibTensorRangeSymmetric does nothing more beside ActivationSymmetric",
+    ),
+    Strip(
+        ("reduce_range",),
+        ("activation_type", "weight_type", *extra("TensorQuantOverrides")),
+        lambda activations, weights, overrides: (
+            bool(overrides) or _has_reduced_range(activations) or _has_reduced_range(weights)
+        ),
+        "reduce_range only with integer types of 4 bits and more",
+    ),
+    Strip(
+        extra("ActivationRestrictedAsymmetric"),
+        ("activation_type", ACTIVATION_SYMMETRIC, *extra("TensorQuantOverrides")),
+        lambda activations, symmetric, overrides: (
+            bool(overrides) or (activations == "QUInt8" and not symmetric)
+        ),
+        "ActivationRestrictedAsymmetric only with asymmetric QUInt8 activations",
+    ),
+    Strip(
+        extra("CalibStridedMinMax", "CalibMaxIntermediateOutputs"),
+        (),
+        lambda: False,
+        "CalibStridedMinMax and CalibMaxIntermediateOutputs have no effect (calibration always streams)",
     ),
     Strip(
         extra("QDQKeepRemovableActivations"),

@@ -14,8 +14,11 @@ import onnx
 import onnx_ir as ir
 
 from quant.graph.placement import Bias, Placement, PlacementOptions, Weight
+from quant.types import Encoding
 
 PRODUCER = "autosearch"
+
+_CONTRIB = "com.microsoft"
 
 RESERVED_ENDINGS = (
     "_scale",
@@ -26,6 +29,9 @@ RESERVED_ENDINGS = (
     "_QuantizeLinear_Input",
     "_QuantizeLinear_Output",
     "_DequantizeLinear_Output",
+    "_convert",
+    "_Cast_Narrow",
+    "_Cast_Output",
 )
 """What is appended to a tensor's name for the values that its quantization adds."""
 
@@ -56,6 +62,11 @@ def zero_point_name(tensor: str) -> str:
     return f"{tensor}_zero_point"
 
 
+def converted_name(tensor: str) -> str:
+    """Base name of the parameters of an activation's second format."""
+    return f"{tensor}_convert"
+
+
 def fill(skeleton: Skeleton, tensors: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
     """The quantized model: a copy of the skeleton with its integers, scales and zero points."""
     model = onnx.ModelProto()
@@ -76,7 +87,7 @@ def insert_qdq(model: ir.Model, placement: Placement, options: PlacementOptions)
         The skeleton. Float initializers that are still read are part of it.
     """
     model = model.clone()
-    inserter = _Inserter(model.graph, options)
+    inserter = _Inserter(model.graph, placement, options)
     inserter.remove_activations(placement.removed)
     for bias in placement.biases:
         inserter.bias(bias, placement.weights.get(bias.weight))
@@ -85,15 +96,38 @@ def insert_qdq(model: ir.Model, placement: Placement, options: PlacementOptions)
     for name, provider in placement.activations.items():
         inserter.activation(name, provider)
     inserter.drop_unused_initializers()
+    if options.contrib_ops:
+        model.opset_imports[_CONTRIB] = 1
     model.producer_name = PRODUCER
     return Skeleton(ir.to_proto(model))
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    """What the nodes that round one tensor are like.
+
+    Attributes:
+        tensor: What the nodes are called after.
+        provider: Whose scale and zero point they read.
+        encoding: What kind of nodes.
+        suffix: Of their names, where a tensor has several.
+        axis, block_size: Attributes of QuantizeLinear and DequantizeLinear; None = absent.
+    """
+
+    tensor: str
+    provider: str
+    encoding: Encoding
+    suffix: str = ""
+    axis: int | None = None
+    block_size: int | None = None
 
 
 class _Inserter:
     """Edits one graph in place."""
 
-    def __init__(self, graph: ir.Graph, options: PlacementOptions) -> None:
+    def __init__(self, graph: ir.Graph, placement: Placement, options: PlacementOptions) -> None:
         self.graph = graph
+        self.placement = placement
         self.options = options
         self.nodes = {node.name: node for node in graph}
         self.values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
@@ -114,58 +148,73 @@ class _Inserter:
             self.values[output.name] = source
 
     def activation(self, name: str, provider: str) -> None:
-        """Q and DQ behind a tensor, one pair for all readers or one for each."""
+        """Rounds a tensor: one pair of nodes for all readers or one for each."""
         value = self.values[name]
         exempt = self.options.float_nodes if provider == name else ()
         readers = tuple(use for use in value.uses() if use.node.name not in exempt)
+        conversion = self.placement.conversions.get(name)
         if self.options.dedicated_pairs and len(readers) > 1 and not value.is_graph_output():
             for index, (reader, position) in enumerate(readers, start=1):
-                reader.replace_input_with(position, self._pair(value, name, provider, f"_{index}"))
+                rounded = self._pair(value, name, provider, f"_{index}")
+                if conversion is not None and conversion.reaches(reader.name):
+                    rounded = self._pair(rounded, converted_name(name), converted_name(name), f"_{index}")
+                reader.replace_input_with(position, rounded)
             return
-        dequantized = self._pair(value, name, provider, "")
+        rounded = self._pair(value, name, provider, "")
+        converted = rounded
+        if conversion is not None:
+            converted = self._pair(rounded, converted_name(name), converted_name(name), "")
         for reader, position in readers:
-            reader.replace_input_with(position, dequantized)
+            reaches = conversion is not None and conversion.reaches(reader.name)
+            reader.replace_input_with(position, converted if reaches else rounded)
+        result = converted if conversion is not None and conversion.readers is None else rounded
         for index, output in enumerate(self.graph.outputs):
             if output is value and value.producer() is not None:
                 # the graph's output keeps its name, behind the pair
-                self.graph.outputs[index] = dequantized
-                value.name, dequantized.name = f"{name}_QuantizeLinear_Input", name
+                self.graph.outputs[index] = result
+                value.name, result.name = f"{name}_QuantizeLinear_Input", name
 
     def _pair(self, value: ir.Value, name: str, provider: str, suffix: str) -> ir.Value:
-        scale, zero_point = self._parameters(provider)
-        quantize = self._node("QuantizeLinear", [value, scale, zero_point], name, suffix, {})
-        dequantize = self._node(
-            "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name, suffix, {}
-        )
-        self._copy_shape(value, dequantize.outputs[0])
+        """The nodes that round a tensor, behind its producer."""
+        rounding = _Rounding(name, provider, self.placement.encoding(provider), suffix)
+        narrow = self._narrow(value, rounding)
+        wide = self._widen(narrow.outputs[0], value, rounding)
         producer = value.producer()
         if producer is not None:
-            self.graph.insert_after(producer, [quantize, dequantize])
+            self.graph.insert_after(producer, [narrow, wide])
         else:
-            self.graph.insert_before(self.graph[0], [quantize, dequantize])
-        return dequantize.outputs[0]
+            self.graph.insert_before(self.graph[0], [narrow, wide])
+        return wide.outputs[0]
 
     def weight(self, weight: Weight) -> None:
-        """DQ behind the integers of a constant, or Q and DQ behind the float."""
-        value = self.values[weight.name]
+        """Back from the codes of a constant to real numbers, or from and to the float."""
+        value, name = self.values[weight.name], weight.name
         readers = tuple(value.uses())
-        scale, zero_point = self._parameters(weight.name)
-        attributes = {} if weight.axis is None else {"axis": weight.axis}
-        integers, nodes = ir.Value(name=quantized_name(weight.name)), []
+        rounding = _Rounding(name, name, self.placement.encoding(name), "", weight.axis, weight.block_size)
+        codes, nodes = ir.Value(name=quantized_name(name)), []
         if self.options.float_weights:
-            nodes.append(
-                self._node("QuantizeLinear", [value, scale, zero_point], weight.name, "", attributes)
-            )
-            integers = nodes[0].outputs[0]
-        nodes.append(
-            self._node("DequantizeLinear", [integers, scale, zero_point], weight.name, "", attributes)
-        )
-        dequantized = nodes[-1].outputs[0]
-        self._copy_shape(value, dequantized)
+            nodes.append(self._narrow(value, rounding))
+            codes = nodes[0].outputs[0]
+        nodes.append(self._widen(codes, value, rounding))
         for reader, position in readers:
-            reader.replace_input_with(position, dequantized)
+            reader.replace_input_with(position, nodes[-1].outputs[0])
         first = min(self.order[reader] for reader, _ in readers)
         self.graph.insert_before(self.nodes_in_order[first], nodes)
+
+    def _narrow(self, value: ir.Value, rounding: _Rounding) -> ir.Node:
+        """From real numbers to codes."""
+        if rounding.encoding.is_cast:
+            return self._cast(value, rounding, "Narrow", ir.DataType[rounding.encoding.name])
+        return self._node("QuantizeLinear", [value, *self._parameters(rounding.provider)], rounding)
+
+    def _widen(self, codes: ir.Value, value: ir.Value, rounding: _Rounding) -> ir.Node:
+        """From codes back to numbers of the type and shape of `value`."""
+        if rounding.encoding.is_cast:
+            node = self._cast(codes, rounding, "Output", value.dtype or ir.DataType.FLOAT)
+        else:
+            node = self._node("DequantizeLinear", [codes, *self._parameters(rounding.provider)], rounding)
+        self._copy_shape(value, node.outputs[0])
+        return node
 
     def bias(self, bias: Bias, weight: Weight | None) -> None:
         """DQ behind the int32 integers of a bias, for one reader; per channel if its weight is."""
@@ -174,10 +223,9 @@ class _Inserter:
         scale, zero_point = self._parameters(base)
         per_channel = weight is not None and weight.axis is not None
         shape = self.values[bias.name].shape
-        attributes = {"axis": len(shape) - 1 if shape is not None else 0} if per_channel else {}
-        dequantize = self._node(
-            "DequantizeLinear", [ir.Value(name=base), scale, zero_point], bias.quantized, "", attributes
-        )
+        axis = None if not per_channel else len(shape) - 1 if shape is not None else 0
+        rounding = _Rounding(bias.quantized, base, Encoding.INTEGER, "", axis)
+        dequantize = self._node("DequantizeLinear", [ir.Value(name=base), scale, zero_point], rounding)
         self._copy_shape(self.values[bias.name], dequantize.outputs[0])
         reader.replace_input_with(2, dequantize.outputs[0])
         if reader.op_type == "Gemm":
@@ -199,13 +247,21 @@ class _Inserter:
             )
         return self.parameters[tensor]
 
+    def _node(self, op_type: str, inputs: list[ir.Value], rounding: _Rounding) -> ir.Node:
+        attributes = {"axis": rounding.axis, "block_size": rounding.block_size}
+        return ir.node(
+            op_type,
+            inputs,
+            attributes={name: value for name, value in attributes.items() if value is not None},
+            outputs=[ir.Value(name=f"{rounding.tensor}_{op_type}_Output{rounding.suffix}")],
+            name=f"{rounding.tensor}_{op_type}{rounding.suffix}",
+            domain=_CONTRIB if self.options.contrib_ops else "",
+        )
+
     @staticmethod
-    def _node(
-        op_type: str, inputs: list[ir.Value], tensor: str, suffix: str, attributes: dict[str, int]
-    ) -> ir.Node:
-        output = ir.Value(name=f"{tensor}_{op_type}_Output{suffix}")
-        name = f"{tensor}_{op_type}{suffix}"
-        return ir.node(op_type, inputs, attributes=attributes, outputs=[output], name=name)
+    def _cast(value: ir.Value, rounding: _Rounding, what: str, to: ir.DataType) -> ir.Node:
+        name = f"{rounding.tensor}_Cast_{what}{rounding.suffix}"
+        return ir.node("Cast", [value], attributes={"to": int(to)}, outputs=[ir.Value(name=name)], name=name)
 
     @staticmethod
     def _copy_shape(source: ir.Value, target: ir.Value) -> None:

@@ -38,13 +38,18 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
 
 def _check_names(graph: ir.Graph, options: PlacementOptions) -> None:
     names = {node.name or "" for node in graph}
-    for key in ("nodes_to_quantize", "nodes_to_exclude", "input_nodes", "output_nodes"):
+    for key in ("input_nodes", "output_nodes"):
         for name in getattr(options, key):
             if name not in names:
                 raise ConfigError(f"{key}: the model has no node {name!r}{nearest(name, names)}")
-    for op_type in options.op_types_to_quantize:
-        if op_type not in TABLE:
-            raise ConfigError(f"op_types_to_quantize: no rule for {op_type!r}{nearest(op_type, TABLE)}")
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    for name, override in options.overrides:
+        place = f"extra_options.TensorQuantOverrides.{name}"
+        if name not in values:
+            raise ConfigError(f"{place}: the model has no such tensor{nearest(name, values)}")
+        for reader in (override.conversion and override.conversion.readers) or ():
+            if reader not in names:
+                raise ConfigError(f"{place}.convert: no node {reader!r}{nearest(reader, names)}")
 
 
 def _outside(graph: ir.Graph, options: PlacementOptions) -> frozenset[str]:
@@ -78,7 +83,7 @@ def _convolution(channel_axis: int) -> Rule:
     def rule(placer: Placer, node: ir.Node) -> None:
         placer.activation(node.inputs[0])
         placer.outputs_of(node)
-        placer.weight(node.inputs[1], channel_axis, node.op_type)
+        placer.weight(node.inputs[1], channel_axis, node.op_type, summed=1 - channel_axis)
         placer.bias(node, 2)
 
     return rule
@@ -88,7 +93,7 @@ def _gemm(placer: Placer, node: ir.Node) -> None:
     placer.activation(node.inputs[0])
     placer.outputs_of(node)
     transposed = node.attributes.get_int("transB", 0)
-    placer.weight(node.inputs[1], 0 if transposed else 1, node.op_type)
+    placer.weight(node.inputs[1], 0 if transposed else 1, node.op_type, summed=1 if transposed else 0)
     placer.bias(node, 2, node.attributes.get_float("beta", 1.0))
 
 
@@ -96,9 +101,10 @@ def _matmul(placer: Placer, node: ir.Node) -> None:
     if placer.options.constant_matmul_only and not is_constant(node.inputs[1]):
         placer.skipped.append(Skip(node.name or "", "both operands are computed (MatMulConstBOnly)"))
         return
-    for value in node.inputs:
+    for position, value in enumerate(node.inputs):
         is_matrix = value is not None and value.shape is not None and len(value.shape) == 2
-        placer.weight(value, 1 if is_matrix else None, node.op_type)  # as onnxruntime's kernels can
+        axis = 1 if is_matrix else None  # as onnxruntime's kernels can
+        placer.weight(value, axis, node.op_type, summed=1 - position if is_matrix else None)
     placer.outputs_of(node)
 
 
@@ -113,13 +119,14 @@ def _removable_activation(placer: Placer, node: ir.Node) -> None:
         placer.range_source[source.name] = placer.range_source.get(output.name, output.name)
     removable = only_reader and source.producer() is not None and source.name in placer.activations
     removable = removable and not (placer.has_float_reader(output) or placer.stays_float(output))
-    if removable and node.op_type not in placer.options.kept_activations and _clips_by_range(node):
+    removable = removable and placer.clips_by_range(output)
+    if removable and node.op_type not in placer.options.kept_activations and _zero_lies_between(node):
         del placer.activations[source.name]
         placer.removed.append(node.name or "")
     placer.outputs_of(node)
 
 
-def _clips_by_range(node: ir.Node) -> bool:
+def _zero_lies_between(node: ir.Node) -> bool:
     """Zero stays representable in every range, so bounds on the wrong side of it must stay."""
     if node.op_type == "Relu":
         return True

@@ -7,10 +7,13 @@ from itertools import count
 
 import onnx_ir as ir
 
+from quant.graph.insert import converted_name
 from quant.graph.placement import Bias, Placement, PlacementOptions, Range, Weight
+from quant.graph.selection import select
 from quant.transforms.skip import Skip
+from quant.types import Encoding
 
-FLOAT_TYPES = (ir.DataType.FLOAT,)
+FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 """Element types that are quantized; tensors of others stay as they are."""
 
 
@@ -39,11 +42,16 @@ class Placer:
     skipped: list[Skip] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.channel_axes = dict(self.options.channel_axes)
-        self.op_types = frozenset(self.options.op_types_to_quantize) or self.known
-        self.only = frozenset(self.options.nodes_to_quantize)
-        self.float_nodes = frozenset(self.options.float_nodes)
-        self.excluded = self.float_nodes | self.outside | frozenset(self.options.nodes_to_exclude)
+        options, names = self.options, frozenset(node.name or "" for node in self.graph)
+        self.channel_axes = dict(options.channel_axes)
+        self.overrides = dict(options.overrides)
+        types = select(options.op_types_to_quantize, self.known, "op_types_to_quantize", "no rule for")
+        unwanted = select(options.op_types_to_exclude, self.known, "op_types_to_exclude", "no rule for")
+        self.op_types = (types or self.known) - unwanted
+        self.only = select(options.nodes_to_quantize, names, "nodes_to_quantize", "the model has no node")
+        self.float_nodes = frozenset(options.float_nodes)
+        excluded = select(options.nodes_to_exclude, names, "nodes_to_exclude", "the model has no node")
+        self.excluded = self.float_nodes | self.outside | excluded
 
     def wanted(self, node: ir.Node) -> bool:
         named = not self.only or node.name in self.only
@@ -51,14 +59,42 @@ class Placer:
         return standard and named and node.op_type in self.op_types and node.name not in self.excluded
 
     def result(self) -> Placement:
+        activations = {name: self._root(name) for name in self.activations}
+        own = (*(name for name, root in activations.items() if name == root), *self.weights)
+        conversions = {
+            name: override.conversion
+            for name, override in self.overrides.items()
+            if name in own and override.conversion is not None
+        }
+        converted = {converted_name(name): second.encoding for name, second in conversions.items()}
+        values = ir.convenience.create_value_mapping(self.graph)
+        quantized = (*activations, *self.weights)
         return Placement(
-            {name: self._root(name) for name in self.activations},
+            activations,
             self.weights,
             tuple(self.biases),
             tuple(self.removed),
             self.range_source,
             tuple(self.skipped),
+            {name: self._encoding(name) for name in own} | converted,
+            conversions,
+            frozenset(name for name in quantized if values[name].dtype == ir.DataType.FLOAT16),
         )
+
+    def _encoding(self, name: str) -> Encoding:
+        """How a tensor with parameters of its own stands in the graph."""
+        override, weight = self.overrides.get(name), self.weights.get(name)
+        if override is not None and override.encoding is not None:
+            return override.encoding
+        typed_as_weight = weight is not None and weight.typed_as_weight
+        return self.options.weight_encoding if typed_as_weight else self.options.activation_encoding
+
+    def clips_by_range(self, value: ir.Value) -> bool:
+        """Whether quantizing to the value's range stops what a Relu or Clip in front of it would."""
+        override = self.overrides.get(value.name or "")
+        free = override is None or not override.keeps_clipping
+        integer = self._encoding(value.name or "") is Encoding.INTEGER
+        return free and integer and value.dtype == ir.DataType.FLOAT  # float16 may need a symmetric grid
 
     def _root(self, name: str) -> str:
         """The tensor at the end of a chain of shared parameters; a weight's are its own."""
@@ -113,26 +149,53 @@ class Placer:
         assert source.name is not None
         for value in node.outputs:
             if is_float(value) and value.name is not None:
-                self.activations[value.name] = source.name
+                own = value.name in self.overrides or self._is_converted(source.name)
+                self.activations[value.name] = value.name if own else source.name
 
-    def weight(self, value: ir.Value | None, axis: int | None, op_type: str) -> None:
-        """Marks a constant operand, with its channel axis; one that is computed is an activation."""
+    def _is_converted(self, name: str) -> bool:
+        override = self.overrides.get(name)
+        return override is not None and override.conversion is not None
+
+    def weight(
+        self, value: ir.Value | None, axis: int | None, op_type: str, summed: int | None = None
+    ) -> None:
+        """Marks a constant operand; one that is computed is an activation.
+
+        Args:
+            value: The operand.
+            axis: Its channel axis, or None.
+            op_type: Of its reader.
+            summed: The axis that the operator sums over, along which blocks lie; None = no blocks.
+        """
         if value is None or not is_float(value):
             return
         if not is_constant(value):
             self.activation(value)
             return
         assert value.name is not None
+        if self._in_blocks(value, summed):
+            self.weights[value.name] = Weight(value.name, summed, True, self.options.block_size)
+            return
         channel_axis = self._channel_axis(value, axis, op_type)
         if channel_axis is not None or value.name not in self.weights:
             self.weights[value.name] = Weight(value.name, channel_axis, True)
 
+    def _in_blocks(self, value: ir.Value, summed: int | None) -> bool:
+        """Matrices only: a block of a kernel with more positions would not be of consecutive weights."""
+        if self.options.block_size is None or summed is None or value.name in self.overrides:
+            return False
+        assert value.const_value is not None
+        shape = value.const_value.shape
+        return len(shape) >= 2 and all(size == 1 for size in shape[2:])
+
     def _channel_axis(self, value: ir.Value, axis: int | None, op_type: str) -> int | None:
         """The axis, normalised; None where one scale serves all."""
-        axis = self.channel_axes.get(op_type, axis)
+        override = self.overrides.get(value.name or "")
+        wanted = self.options.per_channel if override is None else override.axis is not None
+        axis = self.channel_axes.get(op_type, axis) if override is None else override.axis
         assert value.const_value is not None
         rank = len(value.const_value.shape)
-        if not self.options.per_channel or axis is None or not -rank <= axis < rank:
+        if not wanted or axis is None or not -rank <= axis < rank:
             return None
         return axis % rank
 
@@ -148,11 +211,33 @@ class Placer:
         if not (self.is_quantized(data) and self.is_quantized(weight)):
             return
         assert bias.name and data is not None and data.name and weight is not None and weight.name
+        source, encoding = self._format_read(data.name, node)
+        if encoding is not Encoding.INTEGER or not self._scales_biases(weight.name, bias):
+            self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has no integer scales to follow"))
+            return
         if not self._matches_channels(bias, weight):
             self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has not one value for each scale"))
             return
         quantized = self._own_bias_name(bias.name)
-        self.biases.append(Bias(node.name or "", bias.name, quantized, data.name, weight.name, multiplier))
+        self.biases.append(Bias(node.name or "", bias.name, quantized, source, weight.name, multiplier))
+
+    def _format_read(self, name: str, node: ir.Node) -> tuple[str, Encoding]:
+        """The name of the parameters with which a node reads a tensor, and how they stand in the graph."""
+        override = self.overrides.get(name)
+        if (
+            override is not None
+            and override.conversion is not None
+            and override.conversion.reaches(node.name)
+        ):
+            return converted_name(name), override.conversion.encoding
+        return name, self._encoding(self._root(name))
+
+    def _scales_biases(self, weight: str, bias: ir.Value) -> bool:
+        """Whether input scale x weight scale can be a bias's scale; in float16 it would lose its digits."""
+        site = self.weights.get(weight)
+        blocked = site is not None and site.block_size is not None
+        integer = self._encoding(self._root(weight)) is Encoding.INTEGER
+        return integer and not blocked and bias.dtype == ir.DataType.FLOAT
 
     def _own_bias_name(self, name: str) -> str:
         """The bias's own name for its first reader, then the first numbered one that is free."""

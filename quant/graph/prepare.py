@@ -25,12 +25,13 @@ _SMALL_BYTES = 1024
 shapes, axes and pads, never of weights."""
 
 
-def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]]:
+def prepare(model: ir.Model, optimize: bool, opset: int = OPSET) -> tuple[ir.Model, tuple[Skip, ...]]:
     """A copy at opset 21 with every constant an initializer, every node named and every type known.
 
     Args:
         model: A float model, left as it is.
         optimize: Also fold BatchNormalization and drop identities and unused nodes.
+        opset: The least that the result may have.
 
     Returns:
         The copy, which shares the weights' memory, and the BatchNormalizations that stayed.
@@ -42,8 +43,8 @@ def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]
     model.ir_version = max(model.ir_version, IR_VERSION)  # below 4, initializers must be inputs
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    if (model.opset_imports.get("") or 0) < OPSET:
-        model = _convert(model)
+    if (model.opset_imports.get("") or 0) < opset:
+        model = _convert(model, opset)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     _name_nodes(model.graph)
     skipped: tuple[Skip, ...] = ()
@@ -57,15 +58,15 @@ def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]
     return model, skipped
 
 
-def _convert(model: ir.Model) -> ir.Model:
+def _convert(model: ir.Model, opset: int) -> ir.Model:
     """Onnx's version converter, fed with a model whose weights are inputs for the while."""
 
     def convert(proto: onnx.ModelProto) -> onnx.ModelProto:
         try:
-            return onnx.version_converter.convert_version(proto, OPSET)
+            return onnx.version_converter.convert_version(proto, opset)
         except Exception as error:  # the converter raises RuntimeError and its own ConvertError
             raise ModelError(
-                f"model: onnx cannot convert it from opset {model.opset_imports.get('')} to {OPSET}: {error}"
+                f"model: onnx cannot convert it from opset {model.opset_imports.get('')} to {opset}: {error}"
             ) from error
 
     return _without_weights(model, convert)

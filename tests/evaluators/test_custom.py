@@ -210,3 +210,16 @@ def test_an_evaluator_of_this_package_is_taken_as_it_is():
 def test_a_custom_evaluator_travels_to_another_process():
     class_based = pickle.loads(pickle.dumps(CustomEvaluator(NeedsArguments(1))))
     assert class_based.evaluate(MODEL) == {"metric": 1.0}
+
+
+def test_session_config_reaches_those_who_ask_for_it():
+    entries = [("session.disable_quant_qdq", "1")]
+    seen = []
+
+    def asks(path, session_config):
+        seen.append((path, session_config))
+        return 1.0
+
+    as_evaluator(asks).evaluate(Path("model.onnx"), entries)
+    as_evaluator(lambda path: seen.append(path) or 1.0).evaluate(Path("model.onnx"), entries)
+    assert seen == [("model.onnx", entries), "model.onnx"]

@@ -6,15 +6,14 @@ import pytest
 from quant import QuantConfig
 from quant.calibration.statistics import TensorStatistics
 from quant.graph.placement import Bias, Placement, Weight
+from quant.grids import Grids
 from quant.parameters import (
-    activation_grid,
     activation_params,
     avoid_bias_overflow,
     constant_params,
     quantized_bias,
     tensor_bits,
     tensor_ranges,
-    weight_grid,
 )
 from quant.qparams import QuantParams
 from quant.types import INTEGER_TYPES, QuantType
@@ -40,7 +39,8 @@ def statistics(low: float, high: float) -> TensorStatistics:
 def test_ranges_come_from_their_source() -> None:
     config = QuantConfig(activation_type="QUInt8")
     seen = {"x": statistics(-1, 3), "r": statistics(0, 2)}
-    params = activation_params(seen, tensor_ranges(seen, seen, config), placement(), config)
+    grids = Grids(config)
+    params = activation_params(seen, tensor_ranges(seen, seen, grids.default, config), placement(), grids)
     assert set(params) == {"x", "y", "s"}  # p shares x's
     assert params["y"].scale == np.float32(2 / 255) and params["s"].scale == np.float32(1 / 255)
     assert placement().calibrated == ("x", "r")
@@ -64,12 +64,12 @@ def test_ranges_come_from_their_source() -> None:
     ],
 )
 def test_grids_of_constants(options: dict[str, object], site: Weight, wanted: tuple[str, bool, bool]) -> None:
-    grid = weight_grid(QuantConfig(**options), site)
+    grid = Grids(QuantConfig(**options)).weight(site)
     assert (grid.type.numpy.name, grid.symmetric, grid.reduce_range) == wanted
 
 
 def test_activations_never_use_a_reduced_range() -> None:
-    assert not activation_grid(QuantConfig(reduce_range=True)).reduce_range
+    assert not Grids(QuantConfig(reduce_range=True)).default.reduce_range
 
 
 @pytest.mark.parametrize("axis", [None, 1])
@@ -78,7 +78,7 @@ def test_biases_have_the_products_scale(axis: int | None, multiplier: float) -> 
     config = QuantConfig(per_channel=axis is not None)
     constants = {"w": floats(6, 5), "b": floats(5, seed=1), "k": floats(3)}
     sites = placement(axis=axis, multiplier=multiplier)
-    params = constant_params(sites, constants, config)
+    params = constant_params(sites, constants, Grids(config))
     params["x"] = QuantParams(np.asarray(0.25, np.float32), np.asarray(3, np.int8))
     integers, scale = quantized_bias(sites.biases[0], sites, params, constants)
     np.testing.assert_array_equal(scale, np.float32(0.25) * params["w"].scale)
@@ -86,16 +86,16 @@ def test_biases_have_the_products_scale(axis: int | None, multiplier: float) -> 
     np.testing.assert_allclose(
         integers * scale.astype(np.float64), multiplier * constants["b"], atol=scale.max() / 2
     )
-    assert not avoid_bias_overflow(sites, params, constants, config)
+    assert not avoid_bias_overflow(sites, params, constants, Grids(config))
 
 
 @pytest.mark.parametrize("weight_type", ["QInt8", "QUInt8"])
 def test_only_signed_symmetric_weights_are_raised(weight_type: str) -> None:
     config = QuantConfig(weight_type=weight_type)
     constants = {"w": floats(6, 5, scale=1e-8), "b": floats(5, scale=100), "k": floats(3)}
-    params = constant_params(placement(), constants, config)
+    params = constant_params(placement(), constants, Grids(config))
     params["x"] = QuantParams(np.asarray(1e-3, np.float32), np.asarray(0, np.int8))
-    raised = avoid_bias_overflow(placement(), params, constants, config)
+    raised = avoid_bias_overflow(placement(), params, constants, Grids(config))
     assert set(raised) == ({"w"} if weight_type == "QInt8" else set())
     integers, _ = quantized_bias(placement().biases[0], placement(), params | raised, constants)
     saturated = np.abs(integers.astype(np.int64)).max() >= 2**31 - 1
@@ -111,6 +111,6 @@ def test_a_scale_that_underflows_stays_positive() -> None:
 
 @pytest.mark.parametrize("element", [QuantType.QInt8, QuantType.QUInt16])
 def test_bits_of_every_tensor(element: QuantType) -> None:
-    bits = tensor_bits(placement(), QuantConfig(activation_type=element))
+    bits = tensor_bits(placement(), Grids(QuantConfig(activation_type=element)))
     wide = INTEGER_TYPES[element].bits
     assert bits == {"x": wide, "p": wide, "y": wide, "s": wide, "w": 8, "k": wide, "b": 32}

@@ -5,7 +5,7 @@ import pytest
 
 from quant.calibration.power_of_two import min_mse_params, min_mse_weight_params
 from quant.qparams import Grid, QuantParams, dequantize, quant_params, quantize
-from quant.types import INTEGER_TYPES, IntegerType
+from quant.types import INTEGER_TYPES, ElementType
 from tests.quant.calibration.test_statistics import of
 from tests.quant.graphs import Array, floats
 
@@ -19,7 +19,7 @@ VALUES: dict[str, Array] = {
 }
 
 
-def mean_squared_error(values: Array, params: QuantParams, element: IntegerType) -> float:
+def mean_squared_error(values: Array, params: QuantParams, element: ElementType) -> float:
     return float(
         np.mean((values - dequantize(quantize(values, params, element), params).astype(np.float64)) ** 2)
     )
@@ -42,7 +42,7 @@ def brute_force(values: Array, grid: Grid, exponents: range) -> float:
 
 @pytest.mark.parametrize("name", VALUES)
 @pytest.mark.parametrize("element", TYPES, ids=repr)
-def test_symmetric_weights_have_the_least_error_of_all_exponents(name: str, element: IntegerType) -> None:
+def test_symmetric_weights_have_the_least_error_of_all_exponents(name: str, element: ElementType) -> None:
     values, grid = VALUES[name], Grid(element, symmetric=True, power_of_two=True)
     params = min_mse_weight_params(values, grid, None)
     top = int(np.log2(np.abs(values).max())) + 2

@@ -1,0 +1,55 @@
+"""What the types of a quantized model need: an opset, and settings of the session that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from quant.config import QuantConfig
+from quant.graph.prepare import OPSET
+from quant.types import ELEMENT_TYPES, ElementType, Encoding
+
+TWO_BIT_OPSET = 25
+"""The first opset whose QuantizeLinear has int2 and uint2."""
+
+METADATA_PREFIX = "session_config."
+"""What session config entries are called in a model's metadata."""
+
+_DISABLE_FUSION = ("session.disable_quant_qdq", "1")
+_KEEP_RELU = ("optimization.disable_specified_optimizers", "ReluQuantRewrite;ClipQuantRewrite")
+
+
+def required_opset(config: QuantConfig) -> int:
+    """The least opset that has every type of the configuration."""
+    two_bits = any(ELEMENT_TYPES[name].bits == 2 for name in config.element_names())
+    return TWO_BIT_OPSET if two_bits else OPSET
+
+
+def session_config(
+    activations: Iterable[ElementType], weights: Iterable[ElementType], *, half: bool = False
+) -> tuple[tuple[str, str], ...]:
+    """Session config entries for a model whose activations and constants have these types.
+
+    At its higher optimisation levels onnxruntime fuses operators with the Q/DQ nodes around them. For
+    2-bit and float8 types and for 4-bit activations it does not have the kernels, and the session fails
+    to build; weights that are float16 it would quantize to int8 first. It also takes out a Relu
+    before a float8 QuantizeLinear, as if that could not represent negative numbers. Between float16
+    tensors its kernels for integers give wrong numbers.
+
+    Args:
+        activations, weights: The types that there are.
+        half: Whether float16 tensors are quantized.
+    """
+    used, constant = frozenset(activations), frozenset(weights)
+    float8 = any(element.encoding is Encoding.FLOAT8 for element in used | constant)
+    narrow = any(element.bits < 8 for element in used) or any(element.bits == 2 for element in constant)
+    float_weights = any(element.encoding.is_cast for element in constant)
+    entries = [_DISABLE_FUSION] if float8 or narrow or float_weights or half else []
+    return (*entries, _KEEP_RELU) if float8 else tuple(entries)
+
+
+def record_session_config(model: onnx.ModelProto, entries: Iterable[tuple[str, str]]) -> None:
+    """Writes the entries into a model's metadata, in place."""
+    for key, value in entries:
+        model.metadata_props.add(key=f"{METADATA_PREFIX}{key}", value=value)
