@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -8,15 +7,9 @@ from typing import Any
 
 import pytest
 
-from quant.cache import Stage, StageCache, stage_key, write_atomically
+from quant.cache import Stage, StageCache, stage_key
 from quant.errors import ConfigError
-
-
-def _encode(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-STAGE: Stage[Any] = Stage("squares", 1, 100, _encode, json.loads)
+from tests.quant.cache.processes import STAGE
 
 
 def _never() -> Any:
@@ -99,20 +92,6 @@ def test_exceptions_pass_through_and_leave_nothing(tmp_path: Path) -> None:
         cache.get(STAGE, {"x": 0}, lambda: 1 // 0)
     assert not files(tmp_path)
     assert cache.get(STAGE, {"x": 0}, lambda: 7) == 7
-
-
-def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = tmp_path / "entry"
-    write_atomically(target, b"old")
-
-    def fail(*_: object) -> None:
-        raise OSError("no")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="no"):
-        write_atomically(target, b"new")
-    assert files(tmp_path) == [target]
-    assert target.read_bytes() == b"old"
 
 
 def test_stages_without_encoding_stay_in_memory(tmp_path: Path) -> None:

@@ -2,31 +2,24 @@
 
 A result's key is a digest of the stage's name and version and of everything that the stage reads. So
 an entry can never be stale, may be shared by any number of searches and processes, and is safe to
-delete at any time.
+delete at any time. What several processes need at once, one of them computes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from uuid import uuid4
 
+from quant.cache.disk import DEFAULT_LIMIT_BYTES, DiskStore
 from quant.errors import ConfigError
 
-_log = logging.getLogger(__name__)
-
 T = TypeVar("T")
-
-_MAGIC = b"autosearch-stage-1\n"
-_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -67,12 +60,15 @@ class StageCache:
 
     Attributes:
         directory: Where entries are kept between processes; None = in memory alone.
+        limit_bytes: Most bytes that they take there, None = any number; the least recently used go.
         counts: By stage name.
     """
 
     directory: Path | None = None
+    limit_bytes: int | None = DEFAULT_LIMIT_BYTES
     counts: dict[str, StageCount] = field(default_factory=dict)
     _memory: dict[str, OrderedDict[str, Any]] = field(default_factory=dict)
+    _disk: DiskStore | None = None
 
     def get(self, stage: Stage[T], parameters: Mapping[str, Any], compute: Callable[[], T]) -> T:
         """The stage's result for these parameters.
@@ -98,56 +94,42 @@ class StageCache:
     def __contains__(self, item: tuple[Stage[Any], Mapping[str, Any]]) -> bool:
         stage, parameters = item
         key = stage_key(stage, parameters)
-        path = self._path(stage, key)
-        return key in self._memory.get(stage.name, ()) or (path is not None and path.is_file())
+        disk = self._disk_of(stage)
+        return key in self._memory.get(stage.name, ()) or (
+            disk is not None and disk.path(stage.name, key).is_file()
+        )
 
     def _load_or_compute(self, stage: Stage[T], key: str, count: StageCount, compute: Callable[[], T]) -> T:
-        stored = self._read(stage, key)
-        if stored is not None:
-            count.disk_hits += 1
-            return stored[0]
-        start = time.perf_counter()
-        result = compute()
-        count.seconds += time.perf_counter() - start
-        count.computed += 1
-        self._write(stage, key, result)
-        return result
+        disk = self._disk_of(stage)
+        if disk is None:
+            return _timed(compute, count)
+        assert stage.encode is not None and stage.decode is not None
+        payload = disk.read(stage.name, key, quiet=True)
+        if payload is None:
+            with disk.flight(key):
+                payload = disk.read(stage.name, key)  # another process may have been faster
+                if payload is None:
+                    result = _timed(compute, count)
+                    disk.write(stage.name, key, stage.encode(result))
+                    return result
+        count.disk_hits += 1
+        return stage.decode(payload)
 
-    def _path(self, stage: Stage[Any], key: str) -> Path | None:
-        if self.directory is None or stage.encode is None:
+    def _disk_of(self, stage: Stage[Any]) -> DiskStore | None:
+        """Where the stage's results are kept between processes, if they are."""
+        if self.directory is None or stage.encode is None or stage.decode is None:
             return None
-        return self.directory / stage.name / key[:2] / key
+        if self._disk is None:
+            self._disk = DiskStore(self.directory, self.limit_bytes)
+        return self._disk
 
-    def _read(self, stage: Stage[T], key: str) -> tuple[T] | None:
-        path = self._path(stage, key)
-        if path is None or stage.decode is None:
-            return None
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            _log.warning("cache entry %s cannot be read (%s); computing it again", path, error)
-            return None
-        payload = data[len(_MAGIC) + _DIGEST_BYTES :]
-        if (
-            data[: len(_MAGIC)] != _MAGIC
-            or hashlib.sha256(payload).digest() != data[len(_MAGIC) :][:_DIGEST_BYTES]
-        ):
-            _log.warning("cache entry %s is damaged; computing it again", path)
-            return None
-        return (stage.decode(payload),)
 
-    def _write(self, stage: Stage[T], key: str, result: T) -> None:
-        path = self._path(stage, key)
-        if path is None or stage.encode is None:
-            return
-        payload = stage.encode(result)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, _MAGIC + hashlib.sha256(payload).digest() + payload)
-        except OSError as error:
-            _log.warning("cache entry %s cannot be written (%s); going on without", path, error)
+def _timed(compute: Callable[[], T], count: StageCount) -> T:
+    start = time.perf_counter()
+    result = compute()
+    count.seconds += time.perf_counter() - start
+    count.computed += 1
+    return result
 
 
 def _evict(stage: Stage[T], entries: OrderedDict[str, T]) -> None:
@@ -171,17 +153,3 @@ def _plain(value: object) -> object:
     if isinstance(value, (tuple, frozenset)):
         return sorted(value) if isinstance(value, frozenset) else list(value)
     raise ConfigError(f"cache key: {type(value).__name__} has no canonical form")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes to a temporary name and renames, so that a reader never sees half a file.
-
-    Raises:
-        OSError: If it cannot be written; nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
