@@ -18,7 +18,12 @@ from quant.errors import nearest
 
 T = TypeVar("T")
 
-ALIASES = {"cache_dir": "search_cache_dir", "output_dir": "search_output_dir", "log_path": "search_log_path"}
+ALIASES = {
+    "cache_dir": "search_cache_dir",
+    "cache_size": "search_cache_size",
+    "output_dir": "search_output_dir",
+    "log_path": "search_log_path",
+}
 """Names that are understood beside the documented ones."""
 
 _PARTS: dict[str, type] = {

@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from autosearch.stop import Limits
+from autosearch.units import read_size
+from quant.cache import DEFAULT_LIMIT_BYTES
 
 SearchSpaceValue = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 
@@ -33,6 +35,7 @@ def _off(value: object) -> object:
 
 Count = Annotated[Annotated[int, Field(gt=0)] | None, BeforeValidator(_off)]
 Seconds = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_off)]
+SizeBytes = Annotated[Annotated[int, Field(gt=0), BeforeValidator(read_size)] | None, BeforeValidator(_off)]
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -85,6 +88,8 @@ class AutoSearchConfig:
         search_evaluator: ``callable(model path) -> float``, or an object with ``evaluate`` and
             metrics; None = the built-in evaluator.
         search_cache_dir: Where results of stages are kept between searches.
+        search_cache_size: Most bytes that they take there, such as ``10 GB``; the least recently used
+            go first. -1 or None = any number.
         search_output_dir: Where models, study and reports go.
         search_log_path: The log to ``tail -f``.
         search_stop_condition: When to stop.
@@ -105,6 +110,7 @@ class AutoSearchConfig:
     search_metric_tolerance: float | None = None
     search_evaluator: Any = None
     search_cache_dir: str = "./"
+    search_cache_size: SizeBytes = DEFAULT_LIMIT_BYTES
     search_output_dir: str = "./"
     search_log_path: str = "./auto_search.log"
     search_stop_condition: StopCondition = StopCondition()

@@ -11,6 +11,7 @@ from autosearch.digest import file_digest
 from autosearch.trial import Outcome
 from evaluators import Evaluator
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
+from quant.cache import DEFAULT_LIMIT_BYTES
 
 
 class Objective:
@@ -23,6 +24,7 @@ class Objective:
         evaluator: Evaluator,
         *,
         cache_dir: Path | None,
+        cache_bytes: int | None = DEFAULT_LIMIT_BYTES,
         histograms: bool,
         threads: int,
     ) -> None:
@@ -33,6 +35,7 @@ class Objective:
             data: What to calibrate with.
             evaluator: What gives the metrics.
             cache_dir: Of stage results; None = in memory alone.
+            cache_bytes: Most that they take there; None = any number.
             histograms: Whether some configuration of the search needs them.
             threads: Of one worker; 0 = all cores.
 
@@ -43,6 +46,7 @@ class Objective:
         self.data = data
         self.evaluator = evaluator
         self.cache_dir = cache_dir
+        self.cache_bytes = cache_bytes
         self.histograms = histograms
         self.threads = threads
         self._pipeline: Pipeline | None = self._open(float_model)
@@ -58,7 +62,7 @@ class Objective:
         return self._pipeline
 
     def _open(self, float_model: FloatModel) -> Pipeline:
-        cache = StageCache(self.cache_dir)
+        cache = StageCache(self.cache_dir, self.cache_bytes)
         return Pipeline(float_model, self.data, cache, histograms=self.histograms, threads=self.threads)
 
     def __call__(self, config: QuantConfig, path: Path) -> Outcome:

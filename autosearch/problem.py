@@ -99,6 +99,7 @@ class Problem:
             self.data,
             self.evaluator,
             cache_dir=self.cache_dir,
+            cache_bytes=self.settings.search_cache_size,
             histograms=self._needs_histograms,
             threads=threads_per_worker(self.settings.n_jobs),
         )
