@@ -199,6 +199,8 @@ def _quantize(options: argparse.Namespace) -> int:
     quantized = Pipeline(float_model, data).quantize(config)
     quantized.save(output, external_data=config.use_external_data_format)
     print(f"{output}: {len(quantized.bits)} tensors quantized")
+    if quantized.weights is not None and not config.use_external_data_format:
+        print(f"{output.with_name(quantized.weights.name)}: its float weights")
     return FOUND
 
 

@@ -6,11 +6,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
-from autosearch.digest import file_digest
+from autosearch.digest import model_digest
 from autosearch.trial import Trial
+from quant.graph.shared_weights import external_files, is_shared_weights
 
 _DIGITS = 16
 """Of a configuration's digest, in a file's name."""
@@ -28,6 +31,9 @@ class ModelFiles:
     """
 
     directory: Path
+    _references: dict[Path, tuple[tuple[int, ...], frozenset[str]]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     def path(self, digest: str) -> Path:
         """Where the model of a configuration is written."""
@@ -35,14 +41,47 @@ class ModelFiles:
 
     def holds(self, trial: Trial) -> bool:
         """Whether the trial's model is there, with the bytes that were evaluated."""
-        path = self.path(trial.digest)
-        return path.is_file() and file_digest(path) == trial.outcome.model_digest
+        try:
+            return model_digest(self.path(trial.digest)) == trial.outcome.model_digest
+        except FileNotFoundError:
+            return False
 
     def delete(self, digest: str) -> None:
-        """Removes a configuration's model, with its external data."""
+        """Removes a configuration's model, with its external data and what only it needed."""
         path = self.path(digest)
         for file in (path, Path(f"{path}.data")):
             file.unlink(missing_ok=True)
+        self.remove_unneeded_weights()
+
+    def remove_unneeded_weights(self) -> None:
+        """Removes shared weights that no model in the directory refers to.
+
+        Workers may be writing models meanwhile: a worker writes the model and then, once more, its
+        weights if they are gone. So the file is taken away first and the models are looked at after
+        that. A model that was there by then gets its weights back, and a later one brings its own.
+        """
+        for path in self.directory.glob("weights-*.data"):
+            if not is_shared_weights(path.name) or path.name in self._needed():
+                continue
+            aside = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
+            path.rename(aside)
+            if path.name in self._needed():
+                aside.rename(path)
+            else:
+                aside.unlink()
+
+    def _needed(self) -> set[str]:
+        """Files that the models refer to; each version of a model is read once."""
+        needed: set[str] = set()
+        for path in self.directory.glob("*.onnx"):
+            with suppress(FileNotFoundError):
+                stat = path.stat()
+                version = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                known = self._references.get(path)
+                if known is None or known[0] != version:
+                    known = self._references[path] = version, external_files(path)
+                needed |= known[1]
+        return needed
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from autosearch.digest import file_digest
+from autosearch.digest import model_digest
 from autosearch.trial import Outcome
 from evaluators import Evaluator
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
@@ -78,7 +78,7 @@ class Objective:
             start = time.perf_counter()
             metrics = self.evaluator.evaluate(path, quantized.session_config)
             seconds["evaluate"] = time.perf_counter() - start
-            return Outcome(metrics, seconds, written, file_digest(path))
+            return Outcome(metrics, seconds, written, model_digest(path))
         except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises
             described = f"{type(error).__name__}: {error}"
             return Outcome({}, seconds, written, None, described, traceback.format_exc())

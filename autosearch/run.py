@@ -274,6 +274,7 @@ class Run:
 
     def _end(self, reason: str, stages: Mapping[str, StageCount]) -> SearchResult:
         self._restore_models()
+        self.models.remove_unneeded_weights()
         ranked = self.ledger.ranked()
         result = SearchResult(
             trials=self.ledger.by_number(),

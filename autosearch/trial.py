@@ -20,7 +20,7 @@ class Outcome:
         metrics: Value by metric name; empty if it failed.
         seconds: Time by step: ``quantize`` and ``evaluate``.
         model_path: Where the quantized model is; None if there is none.
-        model_digest: sha256 of that file.
+        model_digest: Of that file and what it refers to (`autosearch.digest.model_digest`).
         error: ``ExceptionType: message`` if it failed.
         traceback: Of that exception.
     """

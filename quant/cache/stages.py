@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from quant.cache.disk import DEFAULT_LIMIT_BYTES, DiskStore
+from quant.cache.memory import Recent
 from quant.errors import ConfigError
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class Stage(Generic[T]):
         version: To be raised with every change of its results.
         memory_entries: Results that are kept in memory.
         memory_bytes: Most bytes that they take together, by `size`; the newest is kept in any case.
-        size: Bytes of a result, where there is such a limit.
+        size: Bytes of a result, where there is such a limit; called once for each.
         encode, decode: To bytes and back; absent = never on disk.
     """
 
@@ -67,7 +67,7 @@ class StageCache:
     directory: Path | None = None
     limit_bytes: int | None = DEFAULT_LIMIT_BYTES
     counts: dict[str, StageCount] = field(default_factory=dict)
-    _memory: dict[str, OrderedDict[str, Any]] = field(default_factory=dict)
+    _memory: dict[str, Recent[Any]] = field(default_factory=dict)
     _disk: DiskStore | None = None
 
     def get(self, stage: Stage[T], parameters: Mapping[str, Any], compute: Callable[[], T]) -> T:
@@ -80,15 +80,15 @@ class StageCache:
         """
         key = stage_key(stage, parameters)
         count = self.counts.setdefault(stage.name, StageCount())
-        entries = self._memory.setdefault(stage.name, OrderedDict())
-        if key in entries:
-            entries.move_to_end(key)
+        recent: Recent[T] | None = self._memory.get(stage.name)
+        if recent is None:
+            recent = Recent(stage.memory_entries, stage.memory_bytes, stage.size)
+            self._memory[stage.name] = recent
+        if key in recent:
             count.memory_hits += 1
-            result: T = entries[key]
-            return result
+            return recent[key]
         result = self._load_or_compute(stage, key, count, compute)
-        entries[key] = result
-        _evict(stage, entries)
+        recent.add(key, result)
         return result
 
     def __contains__(self, item: tuple[Stage[Any], Mapping[str, Any]]) -> bool:
@@ -130,17 +130,6 @@ def _timed(compute: Callable[[], T], count: StageCount) -> T:
     count.seconds += time.perf_counter() - start
     count.computed += 1
     return result
-
-
-def _evict(stage: Stage[T], entries: OrderedDict[str, T]) -> None:
-    """Drops the least recently used results until the stage's limits hold."""
-    while len(entries) > stage.memory_entries:
-        entries.popitem(last=False)
-    if stage.size is None:
-        return
-    total = sum(map(stage.size, entries.values()))
-    while total > stage.memory_bytes and len(entries) > 1:
-        total -= stage.size(entries.popitem(last=False)[1])
 
 
 def stage_key(stage: Stage[Any], parameters: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from quant.graph.placement import Bias, Placement, PlacementOptions, Weight
+from quant.graph.shared_weights import SharedWeights, share_weights
 from quant.types import Encoding
 
 PRODUCER = "autosearch"
@@ -42,9 +43,11 @@ class Skeleton:
 
     Attributes:
         graph: ModelProto without the initializers that `fill` adds.
+        weights: Float weights that it refers to, where they are large.
     """
 
     graph: onnx.ModelProto
+    weights: SharedWeights | None = None
 
 
 def quantized_name(weight: str) -> str:
@@ -84,7 +87,8 @@ def insert_qdq(model: ir.Model, placement: Placement, options: PlacementOptions)
         options: How pairs are shared and whether weights stay float.
 
     Returns:
-        The skeleton. Float initializers that are still read are part of it.
+        The skeleton. Float initializers that are still read are part of it, or, where they are large,
+        of its shared weights.
     """
     model = model.clone()
     inserter = _Inserter(model.graph, placement, options)
@@ -99,7 +103,8 @@ def insert_qdq(model: ir.Model, placement: Placement, options: PlacementOptions)
     if options.contrib_ops:
         model.opset_imports[_CONTRIB] = 1
     model.producer_name = PRODUCER
-    return Skeleton(ir.to_proto(model))
+    weights = share_weights(model.graph)
+    return Skeleton(ir.to_proto(model), weights)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+from onnx import TensorProto, helper
+
 from autosearch import AutoSearch, Outcome
+from autosearch.digest import model_digest
 from autosearch.model_files import ModelFiles, remove_leftovers
 from tests.autosearch.models import make_feeds, write_model
 from tests.autosearch.trials import make_trial
@@ -31,6 +35,82 @@ def test_external_data_goes_with_its_model(tmp_path: Path) -> None:
     files.delete("ab" * 32)
     files.delete("ab" * 32)
     assert [file.name for file in tmp_path.iterdir()] == ["other.onnx"]
+
+
+def write_with_external(path: Path, location: str) -> Path:
+    """A model of one initializer, whose data are in a file of that name."""
+    tensor = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    graph = helper.make_graph([], "g", [], [], [tensor])
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    return path
+
+
+def weights_file(folder: Path, digit: str) -> Path:
+    path = folder / f"weights-{digit * 16}.data"
+    path.write_bytes(digit.encode())
+    return path
+
+
+def test_external_data_is_part_of_what_was_evaluated(tmp_path: Path) -> None:
+    files = ModelFiles(tmp_path)
+    shared = weights_file(tmp_path, "1")
+    path = write_with_external(files.path(make_trial(1, 0.5).digest), shared.name)
+    digest = model_digest(path)
+    assert digest != hashlib.sha256(path.read_bytes()).hexdigest()
+    trial = make_trial(1, 0.5, outcome=Outcome(model_digest=digest))
+    assert files.holds(trial)
+    shared.write_bytes(b"2")
+    assert not files.holds(trial)
+    shared.write_bytes(b"1")
+    assert files.holds(trial)
+    shared.unlink()
+    assert not files.holds(trial)
+
+
+def test_the_digest_does_not_depend_on_the_model_s_own_name(tmp_path: Path) -> None:
+    shared = weights_file(tmp_path, "1")
+    one, other = (write_with_external(tmp_path / name, shared.name) for name in ("a.onnx", "b.onnx"))
+    assert model_digest(one) == model_digest(other)
+
+
+def test_shared_weights_go_with_the_last_model_that_needs_them(tmp_path: Path) -> None:
+    files = ModelFiles(tmp_path)
+    first, second, third = (weights_file(tmp_path, digit) for digit in "123")
+    digests = [letter * 64 for letter in "abc"]
+    for digest, shared in zip(digests, (first, first, second), strict=True):
+        write_with_external(files.path(digest), shared.name)
+    others = [tmp_path / "weights-mine.data", tmp_path / "weights-0123.data"]
+    for other in others:
+        other.touch()
+    files.delete(digests[0])
+    assert [path.exists() for path in (first, second, third)] == [True, True, False]
+    files.delete(digests[1])
+    assert [path.exists() for path in (first, second)] == [False, True]
+    write_with_external(files.path(digests[2]), third.name)  # written anew, with other weights
+    files.remove_unneeded_weights()
+    assert not second.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        files.path(digests[2]).name, *(path.name for path in others)
+    }  # fmt: skip
+
+
+def test_weights_of_a_model_that_appears_while_they_are_deleted_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, shared = ModelFiles(tmp_path), weights_file(tmp_path, "1")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        moved = real(self, target)
+        if self == shared:
+            write_with_external(tmp_path / "new.onnx", shared.name)
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename)
+    files.remove_unneeded_weights()
+    assert shared.read_bytes() == b"1"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.onnx", shared.name]
 
 
 def test_leftovers_of_dead_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
