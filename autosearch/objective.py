@@ -10,8 +10,9 @@ from typing import Any
 from autosearch.digest import model_digest
 from autosearch.trial import Outcome
 from evaluators import Evaluator
-from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
+from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
 from quant.cache import DEFAULT_LIMIT_BYTES
+from quant.graph.mapped_model import open_mapped
 
 
 class Objective:
@@ -43,6 +44,7 @@ class Objective:
             DataError: If the data does not fit the model.
         """
         self.model_path = float_model.path
+        self.model_digest = float_model.digest
         self.data = data
         self.evaluator = evaluator
         self.cache_dir = cache_dir
@@ -58,11 +60,12 @@ class Objective:
     def pipeline(self) -> Pipeline:
         """The stages, with this process's cache."""
         if self._pipeline is None:
-            self._pipeline = self._open(load_float_model(self.model_path))
+            self._pipeline = self._open(None)
         return self._pipeline
 
-    def _open(self, float_model: FloatModel) -> Pipeline:
+    def _open(self, float_model: FloatModel | None) -> Pipeline:
         cache = StageCache(self.cache_dir, self.cache_bytes)
+        float_model = float_model or open_mapped(self.model_path, self.model_digest, cache)
         return Pipeline(float_model, self.data, cache, histograms=self.histograms, threads=self.threads)
 
     def __call__(self, config: QuantConfig, path: Path) -> Outcome:

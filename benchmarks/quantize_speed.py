@@ -10,6 +10,8 @@ what it had, against the size of the float weights. Then it opens the result in 
 from __future__ import annotations
 
 import argparse
+import gc
+import multiprocessing
 import tempfile
 import threading
 import time
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from quant import CalibrationData, Pipeline, QuantConfig, StageCache, load_float_model
+from quant.graph.mapped_model import open_mapped
 
 WIDTH, VOCABULARY, TOKENS = 512, 16_384, 16
 _MIB = 1 << 20
@@ -101,8 +104,27 @@ def watched() -> Iterator[list[float]]:
         seen.append(max(peak, resident_mib()) - before)
 
 
+def work(folder: Path, tokens: NDArray[np.int64], digest: str, directory: Path, label: str) -> None:
+    """What a second process takes, with and without what the first one has left in its cache."""
+    before = resident_mib()
+    start = time.perf_counter()
+    cache = StageCache(directory)
+    model = open_mapped(folder / "model.onnx", digest, cache)
+    pipeline = Pipeline(model, CalibrationData({"tokens": tokens}), cache)
+    seconds = time.perf_counter() - start
+    del model
+    gc.collect()
+    opened = resident_mib() - before
+    pipeline.quantize(QuantConfig()).save(folder / "out" / "worker.onnx")
+    gc.collect()
+    print(
+        f"{label}: open in {seconds:.2f} s, {opened:.0f} MiB of its own then,"
+        f" {resident_mib() - before:.0f} after a configuration"
+    )
+
+
 def resident_mib() -> float:
-    """Private memory of this process, without pages of files."""
+    """Memory of this process alone: pages of files are not counted, which others may map, too."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return float(fields["RssAnon"].split()[0]) / 1024
 
@@ -132,6 +154,13 @@ def main() -> None:
             one(pipeline, QuantConfig(**changes), folder / "out" / f"{label.replace(' ', '_')}.onnx", label)
         written = sum(file.stat().st_size for file in (folder / "out").iterdir())
         print(f"{len(_CONFIGURATIONS)} models take {written / _MIB:.0f} MiB on disk")
+        digest = model.digest
+        for directory, label in ((folder / "cache", "mapped"), (folder / "other cache", "of its own")):
+            worker = multiprocessing.get_context("spawn").Process(
+                target=work, args=(folder, tokens, digest, directory, f"a worker with weights {label}")
+            )
+            worker.start()
+            worker.join()
 
 
 def one(pipeline: Pipeline, config: QuantConfig, path: Path, label: str) -> None:

@@ -33,6 +33,7 @@ from quant.config import QuantConfig
 from quant.errors import QuantizationError
 from quant.graph.insert import Skeleton, fill, insert_qdq
 from quant.graph.load import FloatModel, load_float_model
+from quant.graph.mapped_model import map_weights
 from quant.graph.operators import place
 from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.prepare import prepare
@@ -161,9 +162,9 @@ class Pipeline:
             DataError: If a feed does not fit the model's inputs.
         """
         data.check(float_model.inputs)
-        self.float_model = float_model
-        self.data = data
         self.cache = StageCache() if cache is None else cache
+        self.float_model = map_weights(float_model, self.cache)
+        self.data = data
         self.histograms = histograms
         self.threads = threads
         self._heads: dict[int | None, CalibrationData] = {}

@@ -13,10 +13,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import mmap
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +29,15 @@ _log = logging.getLogger(__name__)
 
 DEFAULT_LIMIT_BYTES = 10 * 10**9
 
-_MAGIC = b"autosearch-stage-1\n"
-_DIGEST_BYTES = hashlib.sha256().digest_size
+Content = bytes | Sequence[bytes | memoryview]
+"""Of an entry, whole or in parts."""
+
+_MAGIC = b"autosearch-stage-2\n".ljust(32, b"\0")
+_HEADER_BYTES = len(_MAGIC) + hashlib.sha256().digest_size
+"""64, so that arrays in the content may be aligned."""
+_MAPPED_BYTES = 1 << 20
+"""Larger entries are mapped into memory, which processes share."""
+
 _KEY = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{64}\..+\.tmp")
 _LOCKS = "locks"
@@ -82,8 +90,10 @@ class DiskStore:
         """Held by the one process that computes this entry, while others wait."""
         return single_flight(self.directory / _LOCKS / key)
 
-    def read(self, stage: str, key: str, *, quiet: bool = False) -> bytes | None:
+    def read(self, stage: str, key: str, *, quiet: bool = False) -> memoryview | None:
         """The entry's content, or None if it is not there or damaged.
+
+        A large one is a view of the file's pages, which stay when the file is deleted.
 
         Args:
             stage: The stage's name.
@@ -92,33 +102,33 @@ class DiskStore:
         """
         path = self.path(stage, key)
         try:
-            data = path.read_bytes()
+            data = _bytes_of(path)
         except FileNotFoundError:
             return None
         except OSError as error:
             if not quiet:
                 _log.warning("cache entry %s cannot be read (%s); computing it again", path, error)
             return None
-        payload = memoryview(data)[len(_MAGIC) + _DIGEST_BYTES :]
-        if data[: len(_MAGIC) + _DIGEST_BYTES] != _header(payload):
+        payload = data[_HEADER_BYTES:]
+        if data[:_HEADER_BYTES] != _header((payload,)):
             if not quiet:
                 _log.warning("cache entry %s is damaged; computing it again", path)
             return None
         with suppress(OSError):  # a directory that may only be read, or an entry just evicted
             os.utime(path)
-        return bytes(payload)
+        return payload
 
-    def write(self, stage: str, key: str, payload: bytes) -> None:
+    def write(self, stage: str, key: str, content: Content) -> None:
         """Keeps an entry, and evicts others if there are too many bytes now."""
         path = self.path(stage, key)
-        header = _header(payload)
-        size = len(header) + len(payload)
+        parts = (content,) if isinstance(content, bytes) else content
+        size = _HEADER_BYTES + sum(map(len, parts))
         if self.limit_bytes is not None and size > self.limit_bytes:
             _log.debug("cache entry %s is larger than the limit of all", path)
             return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (header, payload))
+            write_atomically(path, (_header(parts), *parts))
         except OSError as error:
             self._complain(path, error)
             return
@@ -180,8 +190,18 @@ class DiskStore:
         _log.log(level, "cache entry %s cannot be written (%s); going on without%s", path, error, remedy)
 
 
-def _header(payload: bytes | memoryview) -> bytes:
-    return _MAGIC + hashlib.sha256(payload).digest()
+def _header(parts: Sequence[bytes | memoryview]) -> bytes:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return _MAGIC + digest.digest()
+
+
+def _bytes_of(path: Path) -> memoryview:
+    with path.open("rb") as stream:
+        if os.fstat(stream.fileno()).st_size < _MAPPED_BYTES:
+            return memoryview(stream.read())
+        return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from quant.cache.disk import DEFAULT_LIMIT_BYTES, DiskStore
+from quant.cache.disk import DEFAULT_LIMIT_BYTES, Content, DiskStore
 from quant.cache.memory import Recent
 from quant.errors import ConfigError
 
@@ -32,14 +32,15 @@ class Stage(Generic[T]):
         memory_entries: Results that are kept in memory.
         memory_bytes: Most bytes that they take together, by `size`; the newest is kept in any case.
         size: Bytes of a result, where there is such a limit; called once for each.
-        encode, decode: To bytes and back; absent = never on disk.
+        encode, decode: To bytes, or parts of them, and back from a view that may be of a file's pages;
+            absent = never on disk.
     """
 
     name: str
     version: int
     memory_entries: int
-    encode: Callable[[T], bytes] | None = None
-    decode: Callable[[bytes], T] | None = None
+    encode: Callable[[T], Content] | None = None
+    decode: Callable[[memoryview], T] | None = None
     memory_bytes: int = 0
     size: Callable[[T], int] | None = None
 

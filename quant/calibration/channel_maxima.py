@@ -63,7 +63,7 @@ def encode_channel_maxima(maxima: ChannelMaxima) -> bytes:
     return buffer.getvalue()
 
 
-def decode_channel_maxima(data: bytes) -> ChannelMaxima:
+def decode_channel_maxima(data: bytes | memoryview) -> ChannelMaxima:
     """The inverse of `encode_channel_maxima`."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         return {str(name): archive[f"max{index}"] for index, name in enumerate(archive["names"])}

@@ -70,7 +70,7 @@ def encode_statistics(statistics: Mapping[str, TensorStatistics]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_statistics(data: bytes) -> Statistics:
+def decode_statistics(data: bytes | memoryview) -> Statistics:
     """The inverse of `encode_statistics`."""
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
         arrays = dict(archive)

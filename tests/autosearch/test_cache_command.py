@@ -21,10 +21,10 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiskStore:
     made = DiskStore(tmp_path / "autosearch_cache")
     for x, days in enumerate((1, 10, 100)):
         key = hashlib.sha256(str(x).encode()).hexdigest()
-        made.write("statistics", key, bytes(949))
+        made.write("statistics", key, bytes(936))
         moment = time.time() - days * DAY_S - 60
         os.utime(made.path("statistics", key), (moment, moment))
-    made.write("channel maxima", key, bytes(449))
+    made.write("channel maxima", key, bytes(436))
     return made
 
 

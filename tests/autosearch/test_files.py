@@ -107,10 +107,10 @@ def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     write_best(tmp_path, [make_trial(0, 0.5)], "L2", SOURCE)
     before = (tmp_path / "best.json").read_bytes()
 
-    def full(path: Path, data: bytes) -> int:
+    def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space"):
         write_best(tmp_path, [make_trial(1, 0.1)], "L2", SOURCE)
     assert (tmp_path / "best.json").read_bytes() == before

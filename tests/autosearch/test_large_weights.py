@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from autosearch.cli import main
+from autosearch.compat import read_config
 from autosearch.digest import model_digest
-from tests.autosearch.models import run_command
+from autosearch.problem import pose
+from quant import QuantConfig
 
 ROWS, WIDTH = 5120, 1024
 EXCLUDED = ["embed"]
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Path:
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A search of four configurations, two of which quantize the embedding."""
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     constants = {"table": rng.normal(size=(ROWS, WIDTH)), "w": rng.normal(size=(WIDTH, 3)), "b": np.zeros(3)}
     graph = helper.make_graph(
@@ -54,8 +59,7 @@ def job(tmp_path: Path) -> Path:
 
 def search(job: Path, *arguments: object) -> dict[str, Any]:
     """The entries of log.json by their model's name."""
-    done = run_command("search", job, *arguments, cwd=job.parent)
-    assert done.returncode == 0, done.stderr
+    assert main(["search", str(job), *map(str, arguments)]) == 0
     log = json.loads((job.parent / "out" / "log.json").read_text())
     assert {entry["state"] for entry in log.values()} == {"COMPLETE"}
     return {entry["user_attrs_config_digest"][:16]: entry for entry in log.values()}
@@ -70,7 +74,9 @@ def weights(job: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_candidates_share_what_stays_float(job: Path, jobs: int, tmp_path: Path) -> None:
+def test_candidates_share_what_stays_float(
+    job: Path, jobs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     entries = search(job, "--n-jobs", jobs)
     assert len(entries) == len(models(job)) == 4
     (shared,) = weights(job)
@@ -87,9 +93,8 @@ def test_candidates_share_what_stays_float(job: Path, jobs: int, tmp_path: Path)
     )  # fmt: skip
     (tmp_path / "again").mkdir()
     replay = ("--config", f"out/log.json#{number}", "-o", "again/q.onnx")
-    done = run_command("quantize", "model.onnx", *replay, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"{Path('again') / shared.name}: its float weights" in done.stdout
+    assert main(["quantize", "model.onnx", *replay]) == 0
+    assert f"{Path('again') / shared.name}: its float weights" in capsys.readouterr().out
     original = tmp_path / "out" / "models" / f"{entry['user_attrs_config_digest'][:16]}.onnx"
     assert (tmp_path / "again" / "q.onnx").read_bytes() == original.read_bytes()
     assert (tmp_path / "again" / shared.name).read_bytes() == shared.read_bytes()
@@ -99,15 +104,13 @@ def test_candidates_share_what_stays_float(job: Path, jobs: int, tmp_path: Path)
 def test_weights_are_kept_as_long_as_a_kept_model_needs_them(job: Path) -> None:
     entries = search(job)
     keep_best = ("--set", "keep_models=best", "--set", "search_metric_tolerance=0")
-    done = run_command("search", job, *keep_best, cwd=job.parent)
-    assert done.returncode == 3, done.stderr
+    assert main(["search", str(job), *keep_best]) == 3
     (best,) = models(job)
     needed = entries[best.stem]["user_attrs_config"]["nodes_to_exclude"] == EXCLUDED
     assert needed, "the float embedding loses less"
     (shared,) = weights(job)
     shared.write_bytes(bytes(shared.stat().st_size))  # damaged: model and weights are made again
-    done = run_command("search", job, *keep_best, cwd=job.parent)
-    assert done.returncode == 3, done.stderr
+    assert main(["search", str(job), *keep_best]) == 3
     assert model_digest(best) == entries[best.stem]["user_attrs_model_digest"]
     assert "was deleted" not in (job.parent / "auto_search.log").read_text()
 
@@ -123,6 +126,22 @@ def test_weights_of_losing_models_are_deleted(job: Path) -> None:
     job.write_text(yaml.safe_dump(content))
     search(job)
     assert not weights(job)
+
+
+def test_another_process_opens_the_model_from_the_cache(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quant.graph.mapped_model.LEAST_BYTES", 1 << 24)
+    tokens = np.arange(32)
+    settings = {"search_cache_dir": str(job.parent), "search_space": {}}
+    problem = pose(None, read_config(settings), job.parent / "model.onnx", [{"tokens": tokens}])
+    objective = problem.objective()
+    config = QuantConfig(nodes_to_exclude=EXCLUDED)
+    first = objective.pipeline.quantize(config)
+    assert objective.pipeline.cache.counts["float model"].computed == 1
+    sent = pickle.loads(pickle.dumps(objective))
+    (job.parent / "model.onnx").unlink()
+    second = sent.pipeline.quantize(config)
+    assert sent.pipeline.cache.counts["float model"].disk_hits == 1
+    assert second.standalone() == first.standalone()
 
 
 def test_external_data_of_its_own(job: Path) -> None:

@@ -20,8 +20,12 @@ def encode(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-STAGE: Stage[Any] = Stage("squares", 1, 100, encode, json.loads)
-FORGETFUL: Stage[Any] = Stage("squares", 1, 0, encode, json.loads)
+def decode(data: memoryview) -> Any:
+    return json.loads(bytes(data))
+
+
+STAGE: Stage[Any] = Stage("squares", 1, 100, encode, decode)
+FORGETFUL: Stage[Any] = Stage("squares", 1, 0, encode, decode)
 """Keeps nothing in memory, so that every look goes to disk."""
 
 
