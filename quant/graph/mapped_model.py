@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from quant.cache import Stage, StageCache
+from quant.errors import ModelError
 from quant.graph.load import FloatModel, load_float_model
 from quant.graph.shared_weights import aligned, share_weights
 
@@ -42,12 +43,19 @@ def open_mapped(path: Path, digest: str, cache: StageCache) -> FloatModel:
     """A model that another process has loaded and checked; its file is only read if the cache lacks it.
 
     Raises:
-        ModelError: If it has to be read, and cannot be.
+        ModelError: If it has to be read and cannot be, or is another one by now.
     """
+
+    def read() -> FloatModel:
+        model = load_float_model(path)
+        if model.digest != digest:
+            raise ModelError(f"model {str(path)!r}: has changed since it was first read; start again")
+        return model
+
     parameters = {"of": digest}
     if (_FLOAT_MODEL, parameters) not in cache:
-        return load_float_model(path)
-    return FloatModel(path, cache.get(_FLOAT_MODEL, parameters, lambda: load_float_model(path).model), digest)
+        return read()
+    return FloatModel(path, cache.get(_FLOAT_MODEL, parameters, lambda: read().model), digest)
 
 
 def encode_model(model: ir.Model) -> Sequence[bytes | memoryview]:

@@ -90,6 +90,21 @@ def test_without_an_entry_the_file_is_read(tmp_path: Path) -> None:
         open_mapped(tmp_path / "none.onnx", model.digest, StageCache(tmp_path / "cache"))
 
 
+def test_a_file_that_has_changed_is_not_taken_for_the_same(tmp_path: Path) -> None:
+    model = write(tmp_path)
+    map_weights(model, StageCache(tmp_path / "cache"))
+    changed = mlp()
+    changed.doc_string = "another"
+    write(tmp_path, changed)
+    mapped = open_mapped(model.path, model.digest, StageCache(tmp_path / "cache"))
+    assert serialized(mapped.model) == serialized(model.model)
+    (entry,) = (path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    entry.write_bytes(b"damaged")
+    for directory in (tmp_path / "cache", None):
+        with pytest.raises(ModelError, match="has changed since"):
+            open_mapped(model.path, model.digest, StageCache(directory))
+
+
 def test_small_models_and_caches_in_memory_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
