@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import onnx_ir as ir
@@ -52,9 +52,9 @@ def float_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
-    with tempfile.TemporaryDirectory(prefix="autosearch-") as folder:
+    with ExitStack() as stack:
         try:
-            source = _source(_with_outputs(model, outputs), Path(folder))
+            source = _source(_with_outputs(model, outputs), stack)
             yield ort.InferenceSession(source, options, providers=list(providers))
         except _ERRORS as error:
             raise ModelError(f"model: onnxruntime cannot run it: {error}") from error
@@ -68,8 +68,8 @@ def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
     return model
 
 
-def _source(model: ir.Model, folder: Path) -> bytes | str:
-    """The model's bytes, or the path of a file in the folder if it is too large for that.
+def _source(model: ir.Model, stack: ExitStack) -> bytes | str:
+    """The model's bytes, or if it is too large for that the path of a file that goes with the stack.
 
     External tensors are read through views, in place: the file that they lie in stays open.
     """
@@ -81,6 +81,7 @@ def _source(model: ir.Model, folder: Path) -> bytes | str:
     if size < _LARGEST_BYTES:
         data: bytes = ir.to_proto(model).SerializeToString()
         return data
-    path = folder / "model.onnx"
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="autosearch-"))
+    path = Path(folder) / "model.onnx"
     ir.save(model, path, external_data="weights.bin")
     return str(path)
