@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -13,10 +14,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quant.calibration.data import Feed
-from quant.calibration.histogram import Histogram, histogram
+from quant.calibration.histogram import EMPTY, histogram
 from quant.calibration.statistics import Statistics, TensorStatistics
 from quant.errors import DataError, ModelError
 from quant.graph.session import float_session
+
+_WORTH_A_THREAD = 1 << 15
+"""Elements below which handing a tensor to another thread takes longer than looking at it."""
+
+_WORTH_A_COUNT = 1 << 14
+"""Values that are counted together at least."""
+
+_BLOCK = 1 << 17
+"""Elements whose extremes are found at a time, so that the second look finds them in the cache."""
 
 
 def collect_statistics(
@@ -45,10 +55,10 @@ def collect_statistics(
         DataError: If a tensor takes a NaN or infinite value, with its name.
         ModelError: If onnxruntime cannot run the model.
     """
-    accumulators = {name: _Accumulator() for name in tensors}
+    accumulators = {name: Accumulator(name, histograms) for name in tensors}
 
     def count(name: str, values: NDArray[Any]) -> None:
-        accumulators[name].add(batch_statistics(name, values, histograms))
+        accumulators[name].add(values)
 
     stream(model, tensors, feeds, count, providers=providers, threads=threads)
     return {name: accumulator.result() for name, accumulator in accumulators.items()}
@@ -87,9 +97,22 @@ def stream(
         for feed in feeds:
             values = _run(session, computed, feed) if computed else {}
             values |= {name: feed[name] for name in tensors if name in graph_inputs}
-            for _ in pool.map(visit, tensors, [values[name] for name in tensors]):  # raises what one did
-                pass
+            _visit_all(visit, {name: values[name] for name in tensors}, pool)
             del values  # the next run writes to the same memory, which is still in the caches
+
+
+def _visit_all(
+    visit: Callable[[str, NDArray[Any]], None], values: dict[str, NDArray[Any]], pool: ThreadPoolExecutor
+) -> None:
+    """Visits large tensors in the pool, the largest first, and small ones meanwhile, here."""
+    large = [name for name, array in values.items() if array.size >= _WORTH_A_THREAD]
+    large.sort(key=lambda name: -values[name].size)
+    visits = [pool.submit(visit, name, values[name]) for name in large]
+    for name, array in values.items():
+        if array.size < _WORTH_A_THREAD:
+            visit(name, array)
+    for finished in visits:
+        finished.result()  # raises what the visit did
 
 
 def _run(session: ort.InferenceSession, names: Sequence[str], feed: Feed) -> dict[str, NDArray[Any]]:
@@ -110,46 +133,80 @@ def _run(session: ort.InferenceSession, names: Sequence[str], feed: Feed) -> dic
     return {name: value.numpy() for name, value in zip(names, binding.get_outputs(), strict=True)}
 
 
-class _Accumulator:
-    """Statistics of one tensor so far; its histogram is merged at once, to stay small."""
+class Accumulator:
+    """Statistics of one tensor so far, in the memory of its bins.
 
-    def __init__(self) -> None:
-        self.lows: list[np.float32] = []
-        self.highs: list[np.float32] = []
-        self.histogram: Histogram | None = None
+    Values of small batches are gathered until there are enough to be worth a count: with batches of
+    one sample, setting up and adding bins would take far longer than filling them.
+    """
 
-    def add(self, batch: TensorStatistics | None) -> None:
-        if batch is None:
+    def __init__(self, name: str, histograms: bool) -> None:
+        """Takes the tensor's name, for errors, and whether to count values."""
+        self._name = name
+        self._lows: list[np.float32] = []
+        self._highs: list[np.float32] = []
+        self._histogram = EMPTY if histograms else None
+        self._waiting: list[NDArray[np.float32]] = []
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Counts a batch, of any shape and any float type; nothing if it is empty.
+
+        Raises:
+            DataError: If a value is NaN or infinite.
+        """
+        if values.size == 0:
             return
-        self.lows.append(batch.low)
-        self.highs.append(batch.high)
-        if batch.histogram is not None:
-            self.histogram = batch.histogram.merge(self.histogram) if self.histogram else batch.histogram
+        values = values.astype(np.float32, copy=False)
+        low, high = extremes(values)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            refuse(self._name)
+        self._lows.append(low)
+        self._highs.append(high)
+        if self._histogram is None:
+            return
+        if values.size >= _WORTH_A_COUNT:
+            self._count(values, low, high)
+            return
+        self._waiting.append(values.flatten())  # a copy: the batch's memory is used again
+        if sum(map(len, self._waiting)) >= _WORTH_A_COUNT:
+            self._count_waiting()
+
+    def _count(self, values: NDArray[np.float32], low: np.float32, high: np.float32) -> None:
+        assert self._histogram is not None
+        self._histogram = self._histogram.merge(histogram(values, float(max(abs(low), abs(high)))))
+
+    def _count_waiting(self) -> None:
+        if self._waiting:
+            values = np.concatenate(self._waiting)
+            self._waiting = []
+            self._count(values, values.min(), values.max())
 
     def result(self) -> TensorStatistics:
-        lows, highs = (np.array(values, dtype=np.float32) for values in (self.lows, self.highs))
-        return TensorStatistics(lows, highs, self.histogram)
+        """What was counted so far."""
+        self._count_waiting()
+        lows, highs = (np.array(values, dtype=np.float32) for values in (self._lows, self._highs))
+        return TensorStatistics(lows, highs, self._histogram)
 
 
-def batch_statistics(name: str, values: NDArray[Any], histograms: bool) -> TensorStatistics | None:
-    """Statistics of one batch; None if it is empty.
-
-    Raises:
-        DataError: If a value is NaN or infinite.
-    """
-    if values.size == 0:
-        return None
-    values = values.astype(np.float32, copy=False)
-    low, high = values.min(), values.max()
-    refuse_non_finite(name, np.array([low, high]))
-    counted = histogram(values, float(max(abs(low), abs(high)))) if histograms else None
-    return TensorStatistics(np.array([low]), np.array([high]), counted)
+def extremes(values: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+    """Least and greatest value, NaN if there is one; read once, in pieces that stay in the caches."""
+    if values.size <= _BLOCK or not values.flags.c_contiguous:
+        return values.min(), values.max()
+    flat = values.reshape(-1)
+    blocks = [flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK)]
+    ends = np.array([(block.min(), block.max()) for block in blocks])
+    return ends[:, 0].min(), ends[:, 1].max()
 
 
-def refuse_non_finite(name: str, extremes: NDArray[np.float32]) -> None:
-    """Raises DataError if a tensor's extremes, and with them some value, are NaN or infinite."""
-    if not np.isfinite(extremes).all():
-        raise DataError(
-            f"tensor {name!r}: NaN or infinite values in the float model on the calibration data; look at"
-            " the samples, or exclude the nodes that make them"
-        )
+def refuse_non_finite(name: str, values: NDArray[np.float32]) -> None:
+    """Raises DataError if some of a tensor's extremes, and with them some value, are NaN or infinite."""
+    if not np.isfinite(values).all():
+        refuse(name)
+
+
+def refuse(name: str) -> NoReturn:
+    """Raises DataError for a tensor with values that have no range."""
+    raise DataError(
+        f"tensor {name!r}: NaN or infinite values in the float model on the calibration data; look at"
+        " the samples, or exclude the nodes that make them"
+    )

@@ -101,3 +101,7 @@ def histogram(values: NDArray[np.float32], largest: float) -> Histogram:
         index += offset
         counts += np.bincount(index.astype(np.intp), minlength=2 * HALF_BINS)
     return Histogram(exponent, counts)
+
+
+EMPTY = histogram(np.empty(0, dtype=np.float32), 0.0)
+"""No values: merging it changes nothing."""

@@ -51,6 +51,8 @@ def float_session(
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # between two runs the cores belong to whoever looks at the outputs
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _ERRORS_ONLY
     with ExitStack() as stack:
         try:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quant.calibration.collect import batch_statistics
+from quant.calibration.collect import Accumulator
 from quant.calibration.statistics import TensorStatistics, decode_statistics, encode_statistics
 from quant.errors import DataError
 from tests.quant.graphs import Array, floats
@@ -11,12 +11,10 @@ from tests.quant.graphs import Array, floats
 
 def of(*batches: Array, histograms: bool = True) -> TensorStatistics:
     """Statistics of a tensor that took these values."""
-    parts = [batch_statistics("x", batch, histograms) for batch in batches]
-    merged = TensorStatistics(np.empty(0, np.float32), np.empty(0, np.float32), None)
-    for part in parts:
-        if part is not None:
-            merged = merged.merge(part) if merged.batch_min.size else part
-    return merged
+    accumulator = Accumulator("x", histograms)
+    for batch in batches:
+        accumulator.add(batch)
+    return accumulator.result()
 
 
 def assert_same(one: TensorStatistics, other: TensorStatistics) -> None:
@@ -64,4 +62,4 @@ def test_survives_encoding(histograms: bool) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     with pytest.raises(DataError, match="tensor 'conv': NaN or infinite"):
-        batch_statistics("conv", np.array([1, value, 2], np.float32), True)
+        Accumulator("conv", True).add(np.array([1, value, 2], np.float32))
