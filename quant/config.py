@@ -64,13 +64,10 @@ def _tuple(value: object) -> object:
 
 
 _by_name = PlainSerializer(lambda member: member.name, return_type=str)
-_METHODS: dict[str, Any] = {
-    name: method for name, method in CALIBRATE_METHODS.items() if name != CalibrationMethod.Distribution.name
-}
 _TYPES: dict[str, Enum] = {member.name: member for member in ELEMENT_TYPES}
 _FORMATS: dict[str, Enum] = {QuantFormat.QDQ.name: QuantFormat.QDQ}
 
-Method = Annotated[CalibrateMethod, _enum_parser("calibration method", _METHODS), _by_name]
+Method = Annotated[CalibrateMethod, _enum_parser("calibration method", CALIBRATE_METHODS), _by_name]
 ElementType = Annotated[QuantType | ExtendedQuantType, _enum_parser("quantized type", _TYPES), _by_name]
 Format = Annotated[QuantFormat, _enum_parser("quantization format", _FORMATS), _by_name]
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
@@ -215,6 +212,10 @@ class ExtraOptions(_Config):
         Percentile: Percentage of values, two-sided, that the Percentile range keeps.
         PercentileCandidates: What LayerWisePercentile chooses from, for each tensor.
         LWPMetric: The error by which LayerWisePercentile chooses.
+        DistributionDeviations: Standard deviations on either side of the mean that the Distribution
+            range keeps.
+        WeightCalibrateMethod: Ranges of weights: their extremes, or those with the least mean
+            squared error, for powers of two as with MinMSE, which always does that.
         AddQDQPairToWeight: Weights stay float behind a Q/DQ pair.
         DedicatedQDQPair: A Q/DQ pair of its own for every reader of a tensor.
         QuantizeBias: Biases become int32 with scale = input scale x weight scale.
@@ -254,6 +255,8 @@ class ExtraOptions(_Config):
         default=(99.9, 99.99, 99.999, 99.9999), min_length=1
     )
     LWPMetric: Literal["mae", "mse"] = "mae"
+    DistributionDeviations: float = Field(default=8.0, gt=0)
+    WeightCalibrateMethod: Literal["MinMax", "MSE"] = "MinMax"
     AddQDQPairToWeight: bool = False
     DedicatedQDQPair: bool = False
     QuantizeBias: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from quant.calibration.distribution import float8_scale, moments
+from quant.calibration.mse import mse_weight_params, weight_bounds
 from quant.calibration.power_of_two import min_mse_params, min_mse_weight_params
 from quant.calibration.ranges import Range, calibrated_range
 from quant.calibration.statistics import TensorStatistics
@@ -27,7 +29,7 @@ from quant.qparams import (
     weight_extremes,
     weight_params,
 )
-from quant.types import ElementType, Encoding, PowerOfTwoMethod
+from quant.types import CalibrationMethod, ElementType, Encoding, PowerOfTwoMethod
 
 Constants = Mapping[str, NDArray[Any]]
 """Float initializers by name."""
@@ -110,6 +112,12 @@ def _activation_params(
     given = override.rmin is not None or override.rmax is not None
     if isinstance(source, str) and _has_no_range(grid, config) and not given:
         return min_mse_params(statistics[source], grid)
+    if (
+        isinstance(source, str)
+        and grid.type.encoding is Encoding.FLOAT8
+        and config.calibrate_method is CalibrationMethod.Distribution
+    ):
+        return _float8_params(np.asarray(moments(statistics[source])[1]), grid)
     bounds = source if not isinstance(source, str) else _range(source, statistics, ranges, grid, config)
     low, high = overridden_range(override, *(np.asarray(bound, np.float32) for bound in bounds))
     params = quant_params(low, high, grid)
@@ -148,10 +156,7 @@ def constant_params(placement: Placement, constants: Constants, grids: Grids) ->
 def _constant_params(site: Weight, values: NDArray[Any], grid: Grid, grids: Grids) -> QuantParams:
     overrides = grids.overrides(site.name)
     if not any(given.scale or given.rmin is not None or given.rmax is not None for given in overrides):
-        least_error = _has_no_range(grid, grids.config) and site.block_size is None
-        if least_error:
-            return min_mse_weight_params(values, grid, site.axis)
-        return weight_params(values, grid, site.axis, site.block_size)
+        return _derived_params(site, values, grid, grids.config)
     channels = 1 if site.axis is None else values.shape[site.axis]
     if len(overrides) not in (1, channels):
         raise ConfigError(
@@ -169,6 +174,53 @@ def _constant_params(site: Weight, values: NDArray[Any], grid: Grid, grids: Grid
     scale = np.array([own.scale for own in derived], np.float32).reshape(shape)
     zero_point = np.array([own.zero_point for own in derived], grid.type.numpy).reshape(shape)
     return QuantParams(scale, zero_point, site.axis)
+
+
+WeightRule = Callable[[NDArray[Any], Grid, int | None], QuantParams]
+
+
+def _derived_params(site: Weight, values: NDArray[Any], grid: Grid, config: QuantConfig) -> QuantParams:
+    """Parameters of a constant by the configuration's rule."""
+    if grid.type.encoding is Encoding.FLOAT8 and config.calibrate_method is CalibrationMethod.Distribution:
+        others = None if site.axis is None else tuple(i for i in range(values.ndim) if i != site.axis)
+        if site.block_size is None:
+            return _float8_params(values.std(axis=others), grid, site.axis)
+    rule = _least_error_rule(grid, config)
+    if rule is None:
+        return weight_params(values, grid, site.axis, site.block_size)
+    return rule(values, grid, site.axis) if site.block_size is None else _in_blocks(site, values, grid, rule)
+
+
+def _least_error_rule(grid: Grid, config: QuantConfig) -> WeightRule | None:
+    """The search for the scale of a constant, if one is asked for; float8 has none."""
+    wanted = config.extra_options.WeightCalibrateMethod == "MSE" or _has_no_range(grid, config)
+    if not wanted or grid.type.encoding is not Encoding.INTEGER:
+        return None
+    return min_mse_weight_params if grid.power_of_two else mse_weight_params
+
+
+def _in_blocks(site: Weight, values: NDArray[Any], grid: Grid, rule: WeightRule) -> QuantParams:
+    """A rule for channels, applied to blocks; zeros, which every grid has, fill the last block up."""
+    assert site.axis is not None and site.block_size is not None
+    moved = np.moveaxis(values, site.axis, -1)
+    missing = -moved.shape[-1] % site.block_size
+    filled = np.pad(moved, [(0, 0)] * (moved.ndim - 1) + [(0, missing)])
+    blocks = filled.reshape(*moved.shape[:-1], -1, site.block_size)
+    found = rule(blocks.reshape(-1, site.block_size), grid, 0)
+    scale, zero_point = (
+        np.ascontiguousarray(np.moveaxis(parameter.reshape(blocks.shape[:-1]), -1, site.axis))
+        for parameter in (found.scale, found.zero_point)
+    )
+    return QuantParams(scale, zero_point, site.axis, site.block_size)
+
+
+def _float8_params(deviation: NDArray[Any], grid: Grid, axis: int | None = None) -> QuantParams:
+    """The scale at which the type's codes deviate as the values do (onnxruntime's rule)."""
+    codes = np.arange(256, dtype=np.uint8).view(grid.type.numpy).astype(np.float32)
+    numbers = codes[np.isfinite(codes)]
+    scale = np.array([float8_scale(float(one), numbers) for one in deviation.flat], np.float32)
+    scale = scale.reshape(deviation.shape)
+    return QuantParams(scale, np.zeros(scale.shape, grid.type.numpy), axis)
 
 
 def avoid_bias_overflow(
@@ -255,14 +307,22 @@ def quantized_weight(
     site: Weight, params: QuantParams | None, constants: Constants, grids: Grids
 ) -> onnx.TensorProto:
     """Codes of a constant; those of a float16 or bfloat16 one need no parameters."""
-    element, values = grids.weight(site).type, constants[site.name]
+    grid, values = grids.weight(site), constants[site.name]
+    low, high = code_bounds(grid, grids.config)
     if params is None:
-        codes = np.clip(values.astype(np.float32), float(element.qmin), float(element.qmax)).astype(
-            element.numpy
-        )
+        codes = np.clip(values.astype(np.float32), float(low), float(high)).astype(grid.type.numpy)
     else:
-        codes = quantize(values, params, element)
-    return code_tensor(codes, element, quantized_name(site.name))
+        codes = quantize(values, params, grid.type)
+        if (low, high) != (grid.type.qmin, grid.type.qmax):
+            np.clip(codes, low, high, out=codes)
+    return code_tensor(codes, grid.type, quantized_name(site.name))
+
+
+def code_bounds(grid: Grid, config: QuantConfig) -> tuple[int, int]:
+    """Where codes of a constant saturate: scales of least error clip to a reduced range where there is one."""
+    if _least_error_rule(grid, config) is mse_weight_params:
+        return weight_bounds(grid)
+    return grid.type.qmin, grid.type.qmax
 
 
 def tensor_bits(placement: Placement, grids: Grids) -> dict[str, int]:

@@ -44,6 +44,7 @@ from quant.parameters import (
     Constants,
     activation_params,
     avoid_bias_overflow,
+    code_bounds,
     constant_params,
     parameter_tensors,
     quantized_weight,
@@ -333,6 +334,7 @@ class Pipeline:
             for site in placement.weights.values()
         ]
         key = {"of": transformed.key, "sites": sites, "method": grids.config.calibrate_method.name}
+        key["weights"] = grids.config.extra_options.WeightCalibrateMethod
         return self.cache.get(_CONSTANT_PARAMS, key, lambda: constant_params(placement, constants, grids))
 
     def _weights(
@@ -348,7 +350,9 @@ class Pipeline:
         tensors = []
         for site in placement.weights.values():
             own = params.get(site.name)
-            key = {"of": transformed.key, "site": astuple(site), "type": grids.weight(site).type.ir.name}
+            grid = grids.weight(site)
+            key = {"of": transformed.key, "site": astuple(site), "type": grid.type.ir.name}
+            key["bounds"] = code_bounds(grid, grids.config)
             if own is not None:
                 key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}
             tensors.append(
@@ -364,6 +368,7 @@ _RANGE_OPTIONS = {
     "Percentile",
     "PercentileCandidates",
     "LWPMetric",
+    "DistributionDeviations",
 }
 """What `tensor_ranges` reads of the options."""
 

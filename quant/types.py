@@ -30,6 +30,8 @@ class LayerWiseMethod(Enum):
 
     LayerWisePercentile = 0
     """Of the candidate percentiles, the one with the least error on the tensor's histogram."""
+    MSE = 1
+    """The range with the least mean squared error on the tensor's histogram."""
 
 
 CalibrateMethod: TypeAlias = CalibrationMethod | PowerOfTwoMethod | LayerWiseMethod

@@ -139,12 +139,12 @@ def _range_symmetry_matters(method: str, activations: bool, minimum_range: float
     """Whether CalibTensorRangeSymmetric changes the grid of an activation, or which ones there are.
 
     Beside ActivationSymmetric, percentiles still are of other values with it. Entropy and MinMSE do
-    not look at it, and the extremes of the other methods are widened about zero in any case, unless
-    a minimum width is applied between the two widenings.
+    not look at it, MSE searches symmetric ranges with either, and the ranges of the other methods are
+    widened about zero in any case, unless a minimum width is applied between the two widenings.
     """
     if not activations or method in PERCENTILE_METHODS:
         return True
-    return minimum_range is not None and method not in ("Entropy", "MinMSE")
+    return minimum_range is not None and method not in ("Entropy", "MinMSE", "MSE")
 
 
 def _has_reduced_range(type_name: str) -> bool:
@@ -208,6 +208,18 @@ STRIPS = (
         (METHOD,),
         lambda method: method == "LayerWisePercentile",
         "PercentileCandidates and LWPMetric only with calibrate_method LayerWisePercentile",
+    ),
+    Strip(
+        extra("DistributionDeviations"),
+        (METHOD,),
+        lambda method: method == "Distribution",
+        "DistributionDeviations only with calibrate_method Distribution",
+    ),
+    Strip(
+        extra("WeightCalibrateMethod"),
+        (METHOD,),
+        lambda method: method != "MinMSE",
+        "WeightCalibrateMethod is implied by calibrate_method MinMSE",
     ),
     Strip(
         (RANGE_SYMMETRIC,),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from quant.calibration.distribution import distribution_range
 from quant.calibration.entropy import entropy_range
+from quant.calibration.mse import mse_range
 from quant.calibration.percentile import layer_wise_percentile, percentile_range
 from quant.calibration.statistics import TensorStatistics
 from quant.config import ExtraOptions
@@ -46,8 +48,13 @@ def calibrated_range(
                 symmetric_percentile(options),
                 levels,
             )
+        case LayerWiseMethod.MSE:
+            symmetric = options.ActivationSymmetric or bool(options.CalibTensorRangeSymmetric)
+            return mse_range(statistics, symmetric, levels)
         case CalibrationMethod.Entropy:
             return entropy_range(statistics)
+        case CalibrationMethod.Distribution:
+            low, high = distribution_range(statistics, options.DistributionDeviations)
         case CalibrationMethod.MinMax if options.CalibMovingAverage:
             low, high = moving_average(statistics, options.CalibMovingAverageConstant)
         case _:

@@ -24,7 +24,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "extra_options.FastFinetune: unknown key 'LearnRate'; did you mean 'LearningRate'?",
     ),
     ({"activation_type": "QInt9"}, "activation_type: 'QInt9' is not a supported quantized type"),
-    ({"calibrate_method": "Distribution"}, "'Distribution' is not a supported calibration method"),
+    ({"calibrate_method": "Percentil"}, "'Percentil' is not a supported calibration method"),
+    ({"extra_options": {"DistributionDeviations": 0}}, "extra_options.DistributionDeviations"),
+    ({"extra_options": {"WeightCalibrateMethod": "mse"}}, "extra_options.WeightCalibrateMethod"),
     ({"calibrate_method": 3}, "3 is not a supported calibration method"),
     ({"extra_options": {"Percentile": 50}}, "extra_options.Percentile"),
     ({"extra_options": {"Percentile": 100.1}}, "extra_options.Percentile"),
@@ -49,8 +51,6 @@ def test_errors_name_the_place(values: dict[str, Any], message: str) -> None:
 
 @pytest.mark.parametrize("method", [*CalibrationMethod, *PowerOfTwoMethod, *LayerWiseMethod])
 def test_methods_by_member_or_name(method: Any) -> None:
-    if method is CalibrationMethod.Distribution:
-        return
     spellings = (method, method.name, str(method), method.name.lower())
     assert {QuantConfig(calibrate_method=spelling).calibrate_method for spelling in spellings} == {method}
 

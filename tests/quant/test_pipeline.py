@@ -143,7 +143,7 @@ def test_only_the_first_samples_are_read() -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("method", [*METHODS, "LayerWisePercentile"])
+@pytest.mark.parametrize("method", [*METHODS, "LayerWisePercentile", "MSE", "Distribution"])
 def test_every_method_on_every_model(case: str, method: str) -> None:
     model, feeds = CASES[case]()
     shared = pipeline(model, feeds)

@@ -62,6 +62,24 @@ def effective(**values: Any) -> dict[str, Any]:
             {"calibrate_method": "Percentile"},
             {"calibrate_method": "LayerWisePercentile"},
         ),
+        (
+            "__DistributionDeviations",
+            3.0,
+            {"calibrate_method": "MSE"},
+            {"calibrate_method": "Distribution"},
+        ),
+        (
+            "__WeightCalibrateMethod",
+            "MSE",
+            {"calibrate_method": "MinMSE"},
+            {"calibrate_method": "NonOverflow"},
+        ),
+        (
+            "__CalibTensorRangeSymmetric",
+            True,
+            {"__ActivationSymmetric": True, "calibrate_method": "MSE", "__MinimumRealRange": 0.1},
+            {"calibrate_method": "MSE"},
+        ),
         ("__CalibTensorRangeSymmetric", True, {"__ActivationSymmetric": True}, {}),
         (
             "__CalibTensorRangeSymmetric",

@@ -162,6 +162,7 @@ def test_percentiles_of_magnitudes_unless_switched_off() -> None:
         CalibrationMethod.MinMax,
         CalibrationMethod.Percentile,
         CalibrationMethod.Entropy,
+        CalibrationMethod.Distribution,
         *PowerOfTwoMethod,
         *LayerWiseMethod,
     ],
