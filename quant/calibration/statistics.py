@@ -55,6 +55,26 @@ class TensorStatistics:
 Statistics = dict[str, TensorStatistics]
 
 
+def merge_statistics(first: Statistics, then: Statistics) -> Statistics:
+    """Statistics of one pass from those of its parts, in the order of the batches. Associative.
+
+    Passes over parts of the data can run anywhere, and their results be merged into those of one.
+
+    Args:
+        first, then: Of the same tensors, both with histograms or both without; left as they are.
+
+    Raises:
+        ValueError: If a tensor is missing in one of them, with its name, or has no histogram there.
+    """
+    missing = first.keys() ^ then.keys()
+    if missing:
+        raise ValueError(f"tensor {min(missing)!r}: statistics in one pass only; merge passes over the same")
+    for name, tensor in first.items():
+        if (tensor.histogram is None) != (then[name].histogram is None):
+            raise ValueError(f"tensor {name!r}: a histogram in one pass only; collect both alike")
+    return {name: tensor.merge(then[name]) for name, tensor in first.items()}
+
+
 def encode_statistics(statistics: Mapping[str, TensorStatistics]) -> bytes:
     """As an .npz archive; tensor names travel in an array of their own."""
     arrays: dict[str, NDArray[np.generic]] = {"names": np.array(list(statistics), dtype=np.str_)}

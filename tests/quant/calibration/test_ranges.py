@@ -114,20 +114,25 @@ def test_rebinning_keeps_totals_and_matches_exact_edges() -> None:
 
 
 @pytest.mark.parametrize("metric", ["mae", "mse"])
-@pytest.mark.parametrize("name", ["normal", "heavy tails", "relu"])
-def test_layer_wise_percentile_is_the_best_candidate(name: str, metric: str) -> None:
-    batches, candidates, levels = BATCHES[name], (95.0, 99.0, 99.9, 100.0), 15
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("levels", [3, 14, 15, 255])
+@pytest.mark.parametrize("name", ["normal", "heavy tails", "relu", "shifted", "growing"])
+def test_layer_wise_percentile_is_the_best_candidate(
+    name: str, levels: int, symmetric: bool, metric: str
+) -> None:
+    batches, candidates = BATCHES[name], (90.0, 95.0, 99.0, 99.9, 100.0)
     values = np.concatenate(batches).astype(np.float64)
     statistics = of(*batches)
 
     def error(percentile: float) -> float:
-        low, high = (float(bound) for bound in percentile_range(statistics, percentile, True))
-        step = (max(high, 0) - min(low, 0)) / levels
+        low, high = (float(bound) for bound in percentile_range(statistics, percentile, symmetric))
+        low, high = min(low, 0), max(high, 0)
+        step = (high - low) / levels
         rounded = np.clip(np.rint(values / step) * step, low, high)
         return float(np.mean(np.abs(values - rounded) ** (1 if metric == "mae" else 2)))
 
-    chosen = layer_wise_percentile(statistics, candidates, metric, True, levels)  # type: ignore[arg-type]
-    errors = {percentile_range(statistics, p, True): error(p) for p in candidates}
+    chosen = layer_wise_percentile(statistics, candidates, metric, symmetric, levels)  # type: ignore[arg-type]
+    errors = {percentile_range(statistics, p, symmetric): error(p) for p in candidates}
     assert errors[chosen] <= min(errors.values()) * 1.02  # bin centres stand for the values
 
 
