@@ -156,7 +156,8 @@ class Accumulator:
         """
         if values.size == 0:
             return
-        values = values.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, and refused as that
+            values = values.astype(np.float32, copy=False)
         low, high = extremes(values)
         if not (math.isfinite(low) and math.isfinite(high)):
             refuse(self._name)

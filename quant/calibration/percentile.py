@@ -47,11 +47,22 @@ def layer_wise_percentile(
     metric: Literal["mae", "mse"],
     symmetric: bool,
     levels: int,
+    *,
+    symmetric_grid: bool = False,
 ) -> Range:
     """Of the candidate percentiles' ranges, the one with the least quantization error.
 
-    The error is that of rounding the histogram's bin centres to `levels` steps over the range:
-    mean |x - x_q| (mae) or mean (x - x_q)^2 (mse). Ties go to the wider range.
+    The error is that of rounding the histogram's bin centres to a grid of `levels` steps over the
+    range, with an integer zero point: mean |x - x_q| (mae) or mean (x - x_q)^2 (mse). Ties go to the
+    wider range.
+
+    Args:
+        statistics: With a histogram.
+        candidates: Percentiles.
+        metric: The error.
+        symmetric: Percentiles are of |x|.
+        levels: Steps of the grid.
+        symmetric_grid: The grid's zero point is in its middle, and its range widened to that.
     """
     histogram = statistics.histogram
     assert histogram is not None
@@ -61,8 +72,12 @@ def layer_wise_percentile(
 
     def error(bounds: Range) -> float:
         low, high = min(float(bounds[0]), 0.0), max(float(bounds[1]), 0.0)
+        if symmetric_grid:
+            high = max(-low, high)
+            low = -high
         step = (high - low) / levels or 1.0
-        rounded = np.clip(np.rint(values / step) * step, low, high)
+        zero = round(levels / 2) if symmetric_grid else round(-low / step)
+        rounded = np.clip(np.rint(values / step), -zero, levels - zero) * step
         return float((counts * np.abs(values - rounded) ** power).sum())
 
     ranges = [percentile_range(statistics, p, symmetric) for p in sorted(candidates, reverse=True)]

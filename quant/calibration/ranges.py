@@ -47,6 +47,7 @@ def calibrated_range(
                 options.LWPMetric,
                 symmetric_percentile(options),
                 levels,
+                symmetric_grid=options.ActivationSymmetric,
             )
         case LayerWiseMethod.MSE:
             symmetric = options.ActivationSymmetric or bool(options.CalibTensorRangeSymmetric)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
+from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
+from quant import ExtraOptions
+from quant.calibration.collect import collect_statistics
+from quant.calibration.distribution import moments
+from quant.calibration.ranges import calibrated_range
 from tests.parity.models import CASES
-from tests.parity.reference import both, quantization_numbers
+from tests.parity.reference import Reader, both, quantization_numbers
 
 HISTOGRAMS: dict[str, tuple[dict[str, Any], int]] = {
     # onnxruntime's bins between zero and the largest magnitude of the first batch
@@ -24,6 +32,7 @@ HISTOGRAMS: dict[str, tuple[dict[str, Any], int]] = {
     ),
     "Entropy": ({"calibrate_method": "Entropy"}, 64),
 }
+ALL = {"DistributionDeviations": 1e30, "CalibTensorRangeSymmetric": True}
 
 
 def ranges(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
@@ -54,3 +63,27 @@ def test_ranges_are_within_one_bin(case: str, method: str, tmp_path: Path) -> No
         # one of theirs, one of ours (at least 1024 on the largest magnitude), and rounded zero points
         step = largest / bins + largest / 1024 + largest * 1e-4
         np.testing.assert_allclose(mine[name], theirs[name], rtol=0, atol=step, err_msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_distribution_of_integers_is_the_largest_magnitude(case: str, tmp_path: Path) -> None:
+    """onnxruntime's has no other range for them; its last bin may reach beyond the largest magnitude."""
+    model, feeds = CASES[case]()
+    onnx.save(model, tmp_path / "float.onnx")
+    with contextlib.redirect_stdout(io.StringIO()):
+        calibrater = create_calibrator(
+            tmp_path / "float.onnx",
+            augmented_model_path=tmp_path / "augmented.onnx",
+            calibrate_method=CalibrationMethod.Distribution,
+        )
+        calibrater.collect_data(Reader(feeds))
+        theirs = calibrater.compute_data()
+    names = [name for name in theirs if name in {value.name for value in model.graph.output}]
+    mine = collect_statistics(ir.from_proto(model), names, feeds, histograms=True)
+    assert names
+    for name in names:
+        low, high = calibrated_range(mine[name], CalibrationMethod.Distribution, ExtraOptions(**ALL), 255)
+        step = high / 1024
+        np.testing.assert_allclose((low, high), theirs[name].range_value, rtol=0, atol=step)
+        wanted = theirs[name].avg_std
+        np.testing.assert_allclose(moments(mine[name]), wanted, rtol=1e-3, atol=step)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from quant import QuantConfig
 from quant.calibration.statistics import TensorStatistics
@@ -12,10 +13,11 @@ from quant.parameters import (
     avoid_bias_overflow,
     constant_params,
     quantized_bias,
+    quantized_weight,
     tensor_bits,
     tensor_ranges,
 )
-from quant.qparams import QuantParams
+from quant.qparams import QuantParams, dequantize
 from quant.types import INTEGER_TYPES, QuantType
 from tests.quant.graphs import floats
 
@@ -114,3 +116,26 @@ def test_bits_of_every_tensor(element: QuantType) -> None:
     bits = tensor_bits(placement(), Grids(QuantConfig(activation_type=element)))
     wide = INTEGER_TYPES[element].bits
     assert bits == {"x": wide, "p": wide, "y": wide, "s": wide, "w": 8, "k": wide, "b": 32}
+
+
+@pytest.mark.parametrize("method", ["MinMax", "NonOverflow", "MinMSE"])
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_weights_by_least_squared_error(method: str, reduce_range: bool) -> None:
+    constants = {"w": floats(20, 1500), "k": floats(7)}
+    constants["w"][0, 0] = 9  # an outlier
+    found: dict[str, float] = {}
+    for rule in ("MinMax", "MSE"):
+        config = QuantConfig(
+            calibrate_method=method,
+            weight_type="QInt8",
+            reduce_range=reduce_range,
+            extra_options={"WeightCalibrateMethod": rule},
+        )
+        params = constant_params(placement(), constants, config)["w"]
+        site = placement().weights["w"]
+        integers = numpy_helper.to_array(quantized_weight(site, params, constants, config))
+        if reduce_range and method == "MinMax":
+            assert np.abs(integers).max() <= 64
+        found[rule] = float(np.mean((dequantize(integers, params) - constants["w"]) ** 2))
+        assert (np.frexp(params.scale)[0] == 0.5) == (method != "MinMax")
+    assert found["MSE"] == found["MinMax"] if method == "MinMSE" else found["MSE"] < found["MinMax"]

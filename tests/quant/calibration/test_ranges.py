@@ -115,10 +115,12 @@ def test_rebinning_keeps_totals_and_matches_exact_edges() -> None:
 
 @pytest.mark.parametrize("metric", ["mae", "mse"])
 @pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("levels", [3, 14, 15, 255])
+@pytest.mark.parametrize(
+    ("levels", "grid_symmetric"), [(3, False), (14, True), (15, True), (15, False), (255, False)]
+)
 @pytest.mark.parametrize("name", ["normal", "heavy tails", "relu", "shifted", "growing"])
 def test_layer_wise_percentile_is_the_best_candidate(
-    name: str, levels: int, symmetric: bool, metric: str
+    name: str, levels: int, grid_symmetric: bool, symmetric: bool, metric: str
 ) -> None:
     batches, candidates = BATCHES[name], (90.0, 95.0, 99.0, 99.9, 100.0)
     values = np.concatenate(batches).astype(np.float64)
@@ -127,11 +129,21 @@ def test_layer_wise_percentile_is_the_best_candidate(
     def error(percentile: float) -> float:
         low, high = (float(bound) for bound in percentile_range(statistics, percentile, symmetric))
         low, high = min(low, 0), max(high, 0)
+        if grid_symmetric:
+            low, high = min(low, -high), max(high, -low)
         step = (high - low) / levels
-        rounded = np.clip(np.rint(values / step) * step, low, high)
+        zero = round(levels / 2) if grid_symmetric else np.rint(-low / step)
+        rounded = np.clip(np.rint(values / step), -zero, levels - zero) * step
         return float(np.mean(np.abs(values - rounded) ** (1 if metric == "mae" else 2)))
 
-    chosen = layer_wise_percentile(statistics, candidates, metric, symmetric, levels)  # type: ignore[arg-type]
+    chosen = layer_wise_percentile(
+        statistics,
+        candidates,
+        metric,  # type: ignore[arg-type]
+        symmetric,
+        levels,
+        symmetric_grid=grid_symmetric,
+    )
     errors = {percentile_range(statistics, p, symmetric): error(p) for p in candidates}
     assert errors[chosen] <= min(errors.values()) * 1.02  # bin centres stand for the values
 
