@@ -14,10 +14,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from quant.calibration.data import Feed
+from quant.calibration.groups import memory_groups
 from quant.calibration.histogram import EMPTY, histogram
 from quant.calibration.statistics import Statistics, TensorStatistics
 from quant.errors import DataError, ModelError
 from quant.graph.session import float_session
+
+_MOST_BYTES = 1 << 27
+"""Tensors of a batch that are kept at a time; where there are more, the model runs several times."""
 
 _WORTH_A_THREAD = 1 << 15
 """Elements below which handing a tensor to another thread takes longer than looking at it."""
@@ -40,8 +44,8 @@ def collect_statistics(
 ) -> Statistics:
     """Runs the model batch by batch and keeps extremes (and histograms) of the tensors.
 
-    Memory: the values of one batch, and the bins. Batches may differ in shape; empty ones of a
-    tensor count for nothing.
+    Memory: the values of one batch, up to 128 MB of them at a time, and the bins. Batches may differ
+    in shape; empty ones of a tensor count for nothing.
 
     Args:
         model: A prepared model; left as it is.
@@ -78,7 +82,7 @@ def stream(
     Args:
         model: A prepared model; left as it is.
         tensors: Names; inputs of the graph are allowed.
-        feeds: Batches.
+        feeds: Batches, to be read once for each of the groups that fit into memory (`memory_groups`).
         visit: Called with a tensor's name and values: for several tensors at the same time, for
             one tensor in the order of the batches. The values are gone when it returns, and what it
             raises ends the pass.
@@ -89,16 +93,16 @@ def stream(
         ModelError: If onnxruntime cannot run the model.
     """
     graph_inputs = {value.name for value in model.graph.inputs}
-    computed = [name for name in tensors if name not in graph_inputs]
-    with (
-        float_session(model, computed, providers, threads) as session,
-        ThreadPoolExecutor(max_workers=threads or os.cpu_count()) as pool,
-    ):
-        for feed in feeds:
-            values = _run(session, computed, feed) if computed else {}
-            values |= {name: feed[name] for name in tensors if name in graph_inputs}
-            _visit_all(visit, {name: values[name] for name in tensors}, pool)
-            del values  # the next run writes to the same memory, which is still in the caches
+    first = next(iter(feeds), {})
+    with ThreadPoolExecutor(max_workers=threads or os.cpu_count()) as pool:
+        for group in memory_groups(model, tensors, first, _MOST_BYTES):
+            computed = [name for name in group if name not in graph_inputs]
+            with float_session(model, computed, providers, threads) as session:
+                for feed in feeds:
+                    values = _run(session, computed, feed) if computed else {}
+                    values |= {name: feed[name] for name in group if name in graph_inputs}
+                    _visit_all(visit, {name: values[name] for name in group}, pool)
+                    del values  # the next run writes to the same memory, which is still in the caches
 
 
 def _visit_all(
