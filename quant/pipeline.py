@@ -18,6 +18,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from quant.activation_params import activation_params, tensor_ranges
 from quant.cache import Stage, StageCache
 from quant.calibration.channel_maxima import (
     ChannelMaxima,
@@ -30,6 +31,7 @@ from quant.calibration.data import CalibrationData, DataReader, Feed
 from quant.calibration.ranges import Range, needs_histogram
 from quant.calibration.statistics import Statistics, decode_statistics, encode_statistics
 from quant.config import QuantConfig
+from quant.constant_params import Constants, code_bounds, constant_params, quantized_weight
 from quant.errors import QuantizationError
 from quant.graph.insert import Skeleton, fill, insert_qdq
 from quant.graph.load import FloatModel, load_float_model
@@ -40,17 +42,7 @@ from quant.graph.prepare import prepare
 from quant.graph.save import save_model
 from quant.graph.shared_weights import SharedWeights
 from quant.grids import Grids
-from quant.parameters import (
-    Constants,
-    activation_params,
-    avoid_bias_overflow,
-    code_bounds,
-    constant_params,
-    parameter_tensors,
-    quantized_weight,
-    tensor_bits,
-    tensor_ranges,
-)
+from quant.parameters import avoid_bias_overflow, parameter_tensors, tensor_bits
 from quant.qparams import QuantParams
 from quant.requirements import record_session_config, required_opset, session_config
 from quant.transforms.equalization import EqualizationOptions, equalize

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.calibration.statistics import TensorStatistics
+from quant.qparams import Grid, QuantParams
 
 Range = tuple[np.float32, np.float32]
 Scenario = Literal["same", "p3"]
@@ -69,3 +70,12 @@ def float8_scale(std: float, representable: NDArray[np.floating]) -> np.float32:
     """
     scale = np.float32(std / float(np.std(representable.astype(np.float64))))
     return scale if np.finfo(np.float32).tiny <= scale < np.inf else np.float32(1)
+
+
+def float8_params(deviation: NDArray[Any], grid: Grid, axis: int | None = None) -> QuantParams:
+    """Parameters of `float8_scale` for one deviation, shape (), or that of each channel, (channels,)."""
+    codes = np.arange(256, dtype=np.uint8).view(grid.type.numpy).astype(np.float32)
+    numbers = codes[np.isfinite(codes)]
+    scale = np.array([float8_scale(float(one), numbers) for one in deviation.flat], np.float32)
+    scale = scale.reshape(deviation.shape)
+    return QuantParams(scale, np.zeros(scale.shape, grid.type.numpy), axis)

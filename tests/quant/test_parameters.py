@@ -5,18 +5,12 @@ import pytest
 from onnx import numpy_helper
 
 from quant import QuantConfig
+from quant.activation_params import activation_params, tensor_ranges
 from quant.calibration.statistics import TensorStatistics
+from quant.constant_params import constant_params, quantized_weight
 from quant.graph.placement import Bias, Placement, Weight
 from quant.grids import Grids
-from quant.parameters import (
-    activation_params,
-    avoid_bias_overflow,
-    constant_params,
-    quantized_bias,
-    quantized_weight,
-    tensor_bits,
-    tensor_ranges,
-)
+from quant.parameters import avoid_bias_overflow, quantized_bias, tensor_bits
 from quant.qparams import QuantParams, dequantize
 from quant.types import INTEGER_TYPES, QuantType
 from tests.quant.graphs import floats
@@ -131,9 +125,9 @@ def test_weights_by_least_squared_error(method: str, reduce_range: bool) -> None
             reduce_range=reduce_range,
             extra_options={"WeightCalibrateMethod": rule},
         )
-        params = constant_params(placement(), constants, config)["w"]
+        params = constant_params(placement(), constants, Grids(config))["w"]
         site = placement().weights["w"]
-        integers = numpy_helper.to_array(quantized_weight(site, params, constants, config))
+        integers = numpy_helper.to_array(quantized_weight(site, params, constants, Grids(config)))
         if reduce_range and method == "MinMax":
             assert np.abs(integers).max() <= 64
         found[rule] = float(np.mean((dequantize(integers, params) - constants["w"]) ** 2))

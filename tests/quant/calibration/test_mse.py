@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from quant.calibration.mse import _squared_errors, mse_range, mse_weight_params, weight_bounds
 from quant.qparams import Grid, QuantParams, quant_params, weight_params
-from quant.types import IntegerType
+from quant.types import ELEMENT_TYPES, ElementType, QuantType
 from tests.quant.calibration.test_statistics import of
 from tests.quant.graphs import Array, floats
 
@@ -95,13 +96,12 @@ def test_a_constant_tensor_keeps_its_value(value: float) -> None:
     assert mse_range(of(), True, 255) == (0, 0)
 
 
-def integer_type(bits: int, signed: bool = True) -> IntegerType:
+def integer_type(bits: int, signed: bool = True) -> ElementType:
     """Of any width, in the memory of the next wider type."""
-    element = IntegerType(8 if bits <= 8 else 16, signed)
-    element.bits = bits
-    element.qmin = -(1 << (bits - 1)) if signed else 0
-    element.qmax = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
-    return element
+    qmin = -(1 << (bits - 1)) if signed else 0
+    container = ELEMENT_TYPES[QuantType.QInt16 if bits > 8 else QuantType.QInt8]
+    unsigned = ELEMENT_TYPES[QuantType.QUInt16 if bits > 8 else QuantType.QUInt8]
+    return replace(container if signed else unsigned, bits=bits, qmin=qmin, qmax=qmin + (1 << bits) - 1)
 
 
 def weight_errors(weight: Array, params: QuantParams, grid: Grid) -> Array:
