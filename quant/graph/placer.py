@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import onnx_ir as ir
@@ -47,14 +47,14 @@ class Placer:
 
     def wanted(self, node: ir.Node) -> bool:
         named = not self.only or node.name in self.only
-        standard = node.domain in ("", "ai.onnx")
-        return standard and named and node.op_type in self.op_types and node.name not in self.excluded
+        known = is_standard(node) and node.op_type in self.op_types
+        return known and named and node.name not in self.excluded
 
     def result(self) -> Placement:
         return Placement(
             {name: self._root(name) for name in self.activations},
             self.weights,
-            tuple(self.biases),
+            self._named_biases(),
             tuple(self.removed),
             self.range_source,
             tuple(self.skipped),
@@ -151,16 +151,18 @@ class Placer:
         if not self._matches_channels(bias, weight):
             self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has not one value for each scale"))
             return
-        quantized = self._own_bias_name(bias.name)
-        self.biases.append(Bias(node.name or "", bias.name, quantized, data.name, weight.name, multiplier))
+        self.biases.append(Bias(node.name or "", bias.name, bias.name, data.name, weight.name, multiplier))
 
-    def _own_bias_name(self, name: str) -> str:
-        """The bias's own name for its first reader, then the first numbered one that is free."""
-        taken = {other.quantized for other in self.biases}
-        if name not in taken:
-            return name
-        numbered = (f"{name}{index}" for index in count())
-        return next(name for name in numbered if name not in taken and name not in self.graph.initializers)
+    def _named_biases(self) -> tuple[Bias, ...]:
+        """Every bias with a name of its own: the tensor's, or the first numbered one that is free."""
+        taken, named = set(self.weights), []
+        for bias in self.biases:
+            numbered = (f"{bias.name}{index}" for index in count())
+            free = (name for name in numbered if name not in taken and name not in self.graph.initializers)
+            name = next(free) if bias.name in taken else bias.name
+            taken.add(name)
+            named.append(replace(bias, quantized=name))
+        return tuple(named)
 
     def _matches_channels(self, bias: ir.Value, weight: ir.Value) -> bool:
         site = self.weights.get(weight.name or "")
@@ -169,6 +171,11 @@ class Placer:
         assert bias.const_value is not None and weight.const_value is not None
         channels = weight.const_value.shape[site.axis]
         return bias.const_value.size == channels and bias.const_value.shape[-1] == channels
+
+
+def is_standard(node: ir.Node) -> bool:
+    """Whether the operator is one of ONNX's own."""
+    return node.domain in ("", "ai.onnx")
 
 
 def is_constant(value: ir.Value | None) -> bool:
