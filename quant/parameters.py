@@ -118,9 +118,10 @@ def avoid_bias_overflow(
             or not weight_grid(config, site).type.signed
         ):
             continue
-        values = np.abs(constants[bias.name].astype(np.float64) * bias.multiplier)
-        largest = values.reshape(-1) if weight.axis is not None else values.max(initial=0)
-        needed = _BIAS_HEADROOM * 2 * largest / (_INT32.max - (_INT32.min + 1))
+        values = np.abs(constants[bias.name] * np.float32(bias.multiplier))
+        # in float32 for each channel and in float64 for the whole, as onnxruntime's NumPy expressions are
+        largest = values.reshape(-1) if weight.axis is not None else np.float64(values.max(initial=0))
+        needed = _BIAS_HEADROOM * 2 * largest / np.float64(_INT32.max - (_INT32.min + 1))
         scale = _params_of(bias.input, placement, params).scale.astype(np.float64) * weight.scale
         small = (scale < needed) & (scale > 0)
         if small.any():
