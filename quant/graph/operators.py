@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from quant.errors import ConfigError, nearest
 from quant.graph.placement import Placement, PlacementOptions
-from quant.graph.placer import Placer, is_constant
+from quant.graph.placer import Placer, is_constant, is_standard
 from quant.transforms.skip import Skip
 
 
@@ -33,6 +33,9 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
     for node in graph:
         if placer.wanted(node):
             TABLE[node.op_type](placer, node)
+    for node in graph:
+        if node.op_type in _MOVERS and is_standard(node):
+            placer.close_pair(node)
     return placer.result()
 
 
@@ -145,6 +148,15 @@ def _passthrough(placer: Placer, node: ir.Node) -> None:
 
 _FOLLOWERS = (_passthrough, _removable_activation)
 """Rules by which nothing is quantized unless the input is."""
+
+
+_MOVERS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""What onnxruntime moves a DequantizeLinear behind, when it optimises, where no QuantizeLinear follows.
+
+From opset 21 on its QDQPropagationTransformer then writes a QuantizeLinear with output_dtype INT8, which
+QDQS8ToU8Transformer leaves when it makes the zero point uint8: the session fails to build. A pair
+with the input's scale changes no value, because all of them are on its grid already.
+"""
 
 
 def _split(placer: Placer, node: ir.Node) -> None:

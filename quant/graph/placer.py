@@ -115,6 +115,14 @@ class Placer:
             if is_float(value) and value.name is not None:
                 self.activations[value.name] = source.name
 
+    def close_pair(self, node: ir.Node) -> None:
+        """A pair behind a node that moves quantized values, if nothing has put one there yet."""
+        source, output = node.inputs[0], node.outputs[0]
+        if source is None or source.name not in self.activations or self.is_quantized(output):
+            return
+        if not any(reader.name in self.removed for reader in output.consumers()):  # it ends there
+            self.activations[output.name or ""] = source.name
+
     def weight(self, value: ir.Value | None, axis: int | None, op_type: str) -> None:
         """Marks a constant operand, with its channel axis; one that is computed is an activation."""
         if value is None or not is_float(value):

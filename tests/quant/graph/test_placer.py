@@ -1,18 +1,66 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.quant.graphs import (
+    Array,
     build,
     floats,
     initializers,
     node,
     op_types,
     quantize,
+    quantized_activations,
     relative_error,
     run,
 )
+
+MOVERS: dict[str, tuple[onnx.NodeProto, dict[str, Array]]] = {
+    "MaxPool": (node("MaxPool", "h", "m", name="mover", kernel_shape=[1, 2]), {}),
+    "Reshape": (node("Reshape", "h shape", "m", name="mover"), {"shape": np.array([1, 4, 24])}),
+    "Slice": (node("Slice", "h one two", "m", name="mover"), {"one": np.array([1]), "two": np.array([2])}),
+    "Squeeze": (node("Squeeze", "h zero", "m", name="mover"), {"zero": np.array([0])}),
+    "Transpose": (node("Transpose", "h", "m", name="mover", perm=[1, 2, 0, 3]), {}),
+    "Unsqueeze": (node("Unsqueeze", "h zero", "m", name="mover"), {"zero": np.array([0])}),
+}
+
+
+@pytest.mark.parametrize("op_type", MOVERS)
+@pytest.mark.parametrize("activation_type", ["QInt8", "QUInt8", "QInt16"])
+@pytest.mark.parametrize("readers", ["float", "output"])
+def test_left_out_operators_that_move_values_get_a_pair_that_changes_none(
+    op_type: str, activation_type: str, readers: str
+) -> None:
+    mover, constants = MOVERS[op_type]
+    tail = [node("Exp", "m", "y")] if readers == "float" else []
+    outputs = "y h" if readers == "float" else "m h"
+    model = build(
+        [node("MatMul", "x w", "h"), mover, *tail],
+        {"x": (1, 4, 4, 6)},
+        constants | {"w": floats(6, 6)},
+        outputs,
+    )
+    feed = {"x": floats(1, 4, 4, 6, seed=1)}
+    result = quantize(model, feed, activation_type=activation_type, nodes_to_exclude=["mover"]).model
+    assert quantized_activations(result)["m"] == "h"
+    moved, source = run(result, feed)
+    reference = build([mover, *tail], {"h": (1, 4, 4, 6)}, constants, outputs.split()[0])
+    np.testing.assert_allclose(moved, run(reference, {"h": source})[0], rtol=1e-6)
+
+
+def test_the_pair_follows_a_tensor_that_a_later_node_makes_quantized() -> None:
+    nodes = [
+        node("Transpose", "x", "t", perm=[1, 0]),
+        node("Exp", "t", "y"),
+        node("MatMul", "x w", "z"),
+    ]
+    model, feed = build(nodes, {"x": (4, 6)}, {"w": floats(6, 5)}, "y z"), {"x": floats(4, 6, seed=1)}
+    result = quantize(model, feed).model
+    assert quantized_activations(result) == {"x": "x", "t": "x", "z": "z"}
+    for wanted, got in zip(run(model, feed), run(result, feed), strict=True):
+        assert relative_error(wanted, got) < 0.03
 
 
 @pytest.mark.parametrize("order", ["bias first", "operand first"])
