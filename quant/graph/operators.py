@@ -81,7 +81,8 @@ def _convolution(channel_axis: int) -> Rule:
     def rule(placer: Placer, node: ir.Node) -> None:
         placer.activation(node.inputs[0])
         placer.outputs_of(node)
-        placer.weight(node.inputs[1], channel_axis, node.op_type)
+        kernel_axis = channel_axis if node.op_type == "Conv" else None  # ConvTranspose computes in float
+        placer.weight(node.inputs[1], channel_axis, node, kernel_axis=kernel_axis)
         placer.bias(node, 2)
 
     return rule
@@ -90,8 +91,8 @@ def _convolution(channel_axis: int) -> Rule:
 def _gemm(placer: Placer, node: ir.Node) -> None:
     placer.activation(node.inputs[0])
     placer.outputs_of(node)
-    transposed = node.attributes.get_int("transB", 0)
-    placer.weight(node.inputs[1], 0 if transposed else 1, node.op_type)
+    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    placer.weight(node.inputs[1], axis, node, kernel_axis=axis)
     placer.bias(node, 2, node.attributes.get_float("beta", 1.0))
 
 
@@ -99,9 +100,10 @@ def _matmul(placer: Placer, node: ir.Node) -> None:
     if placer.options.constant_matmul_only and not is_constant(node.inputs[1]):
         placer.skipped.append(Skip(node.name or "", "both operands are computed (MatMulConstBOnly)"))
         return
-    for value in node.inputs:
+    for value, kernel_axis in zip(node.inputs, (None, 1), strict=True):
         is_matrix = value is not None and value.shape is not None and len(value.shape) == 2
-        placer.weight(value, 1 if is_matrix else None, node.op_type)  # as onnxruntime's kernels can
+        axis = 1 if is_matrix else None  # as onnxruntime's kernels can
+        placer.weight(value, axis, node, kernel_axis=kernel_axis if is_matrix else None)
     placer.outputs_of(node)
 
 
@@ -193,7 +195,7 @@ def _where(placer: Placer, node: ir.Node) -> None:
 
 def _normalization(placer: Placer, node: ir.Node) -> None:
     placer.activation(node.inputs[0])
-    placer.weight(node.inputs[1], 1, node.op_type)
+    placer.weight(node.inputs[1], 1, node)
     placer.bias(node, 2)
     placer.outputs_of(node)
 

@@ -7,6 +7,7 @@ from itertools import count
 
 import onnx_ir as ir
 
+from quant.errors import ConfigError
 from quant.graph.placement import Bias, Placement, PlacementOptions, Range, Weight
 from quant.transforms.skip import Skip
 
@@ -24,6 +25,7 @@ class Placer:
         outside: Nodes beyond the bounds of what is quantized.
         known: Operator types that have a rule.
         followers: Those whose rule quantizes nothing unless their input is.
+        kernel_axes: Axes that the kernels of a constant's readers take its scales to lie along.
     """
 
     graph: ir.Graph
@@ -37,6 +39,7 @@ class Placer:
     removed: list[str] = field(default_factory=list)
     range_source: dict[str, str | Range] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
+    kernel_axes: dict[str, set[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.channel_axes = dict(self.options.channel_axes)
@@ -51,6 +54,13 @@ class Placer:
         return known and named and node.name not in self.excluded
 
     def result(self) -> Placement:
+        for name, site in self.weights.items():
+            if site.axis is not None and self.kernel_axes.get(name, set()) - {site.axis}:
+                self.weights[name] = replace(site, axis=None)
+                self.skipped.append(
+                    Skip(name, "one scale: the operators that read it have different channel axes")
+                )
+        self.biases = [bias for bias in self.biases if self._matches_channels(bias)]
         return Placement(
             {name: self._root(name) for name in self.activations},
             self.weights,
@@ -123,15 +133,36 @@ class Placer:
         if not any(reader.name in self.removed for reader in output.consumers()):  # it ends there
             self.activations[output.name or ""] = source.name
 
-    def weight(self, value: ir.Value | None, axis: int | None, op_type: str) -> None:
-        """Marks a constant operand, with its channel axis; one that is computed is an activation."""
+    def weight(
+        self, value: ir.Value | None, axis: int | None, node: ir.Node, *, kernel_axis: int | None = None
+    ) -> None:
+        """Marks a constant operand, with its channel axis; one that is computed is an activation.
+
+        Args:
+            value: The operand.
+            axis: Where its channels are; None = one scale.
+            node: Its reader.
+            kernel_axis: The axis that onnxruntime's integer kernel takes scales to lie along, without a
+                check: with those of another one it fails or computes wrong values.
+
+        Raises:
+            ConfigError: If the configuration names an axis that the kernel does not take.
+        """
         if value is None or not is_float(value):
             return
         if not is_constant(value):
             self.activation(value)
             return
         assert value.name is not None
-        channel_axis = self._channel_axis(value, axis, op_type)
+        channel_axis = self._channel_axis(value, axis, node.op_type)
+        if channel_axis is not None and kernel_axis is not None:
+            if channel_axis != kernel_axis:
+                raise ConfigError(
+                    f"extra_options.QDQOpTypePerChannelSupportToAxis: {node.op_type!r}: axis {channel_axis}"
+                    f" is not the output channels of {value.name!r} at node {node.name!r}, and onnxruntime"
+                    f" would compute wrong values; use {kernel_axis} or leave {node.op_type!r} out"
+                )
+            self.kernel_axes.setdefault(value.name, set()).add(kernel_axis)
         if channel_axis is not None or value.name not in self.weights:
             self.weights[value.name] = Weight(value.name, channel_axis, True)
 
@@ -156,9 +187,6 @@ class Placer:
         if not (self.is_quantized(data) and self.is_quantized(weight)):
             return
         assert bias.name and data is not None and data.name and weight is not None and weight.name
-        if not self._matches_channels(bias, weight):
-            self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has not one value for each scale"))
-            return
         self.biases.append(Bias(node.name or "", bias.name, bias.name, data.name, weight.name, multiplier))
 
     def _named_biases(self) -> tuple[Bias, ...]:
@@ -172,13 +200,18 @@ class Placer:
             named.append(replace(bias, quantized=name))
         return tuple(named)
 
-    def _matches_channels(self, bias: ir.Value, weight: ir.Value) -> bool:
-        site = self.weights.get(weight.name or "")
+    def _matches_channels(self, bias: Bias) -> bool:
+        site = self.weights.get(bias.weight)
         if site is None or site.axis is None:
             return True
-        assert bias.const_value is not None and weight.const_value is not None
-        channels = weight.const_value.shape[site.axis]
-        return bias.const_value.size == channels and bias.const_value.shape[-1] == channels
+        values = self.graph.initializers[bias.name].const_value
+        weight = self.graph.initializers[bias.weight].const_value
+        assert values is not None and weight is not None
+        channels = weight.shape[site.axis]
+        matches = values.size == channels and values.shape[-1] == channels
+        if not matches:
+            self.skipped.append(Skip(bias.node, f"bias {bias.name!r} has not one value for each scale"))
+        return matches
 
 
 def is_standard(node: ir.Node) -> bool:

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+from quant import ConfigError
 from tests.quant.graphs import (
     Array,
     build,
@@ -81,3 +82,56 @@ def test_a_bias_that_is_an_operand_too_is_quantized_twice(order: str) -> None:
     assert op_types(result).count("DequantizeLinear") == 6  # x, w, both of b, and the outputs
     for wanted, got in zip(run(model, feed), run(result, feed), strict=True):
         assert relative_error(wanted, got) < 0.03
+
+
+SUMMED = {  # the axis that the operator sums over
+    "MatMul": (node("MatMul", "x w", "y"), {"x": (6, 6)}, floats(6, 6), 0),
+    "Gemm": (node("Gemm", "x w", "y", transB=1), {"x": (6, 6)}, floats(6, 6), 1),
+    "Conv": (node("Conv", "x w", "y"), {"x": (2, 6, 8)}, floats(6, 6, 3), 1),
+}
+
+
+@pytest.mark.parametrize("op_type", SUMMED)
+def test_scales_along_a_summed_axis_are_refused(op_type: str) -> None:
+    layer, inputs, weight, axis = SUMMED[op_type]
+    model = build([layer], inputs, {"w": weight}, "y")
+    options = {"QDQOpTypePerChannelSupportToAxis": {op_type: axis}}
+    with pytest.raises(ConfigError, match=rf"ToAxis: '{op_type}': axis {axis} is not .* use {1 - axis} or"):
+        quantize(model, {"x": floats(*inputs["x"])}, per_channel=True, extra_options=options)
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_a_weight_with_two_channel_axes_has_one_scale(transposed: int) -> None:
+    nodes = [
+        node("Gemm", "x w b", "h", transB=transposed),
+        node("Gemm", "h w b", "y", transB=1 - transposed),
+    ]
+    weight = floats(6, 6, seed=1) * np.exp(floats(6, seed=2)) * np.exp(floats(6, 1, seed=3))
+    model = build(nodes, {"x": (8, 6)}, {"w": weight, "b": floats(6, seed=4)}, "y")
+    feed = {"x": floats(8, 6, seed=5)}
+    result = quantize(model, feed, per_channel=True)
+    assert initializers(result.model)["w_scale"].shape == ()
+    assert "different channel axes" in {skip.node: skip.reason for skip in result.skipped}["w"]
+    assert relative_error(run(model, feed)[0], run(result.model, feed)[0]) < 0.05
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(
+    ("weight_type", "symmetric"), [("QUInt16", False), ("QUInt16", True), ("QInt16", False)]
+)
+def test_biases_do_not_overflow_whatever_the_weights_type(
+    weight_type: str, symmetric: bool, per_channel: bool
+) -> None:
+    constants = {"w": floats(6, 5, seed=1, scale=1e-2) + np.float32(5e-3), "b": floats(5, seed=2) + 4}
+    model = build([node("Gemm", "x w b", "y")], {"x": (8, 6)}, constants, "y")
+    feed = {"x": floats(8, 6, seed=3, scale=1e-2)}
+    result = quantize(
+        model,
+        feed,
+        activation_type="QUInt16",
+        weight_type=weight_type,
+        per_channel=per_channel,
+        extra_options={"WeightSymmetric": symmetric},
+    ).model
+    assert np.abs(initializers(result)["b_quantized"].astype(np.int64)).max() < 2**31 - 1
+    assert relative_error(run(model, feed)[0], run(result, feed)[0]) < 1e-3
