@@ -104,19 +104,14 @@ def avoid_bias_overflow(
     """Weights whose scale must grow so that the biases fit int32, as onnxruntime does.
 
     A bias's scale is input scale x weight scale. Where 2 |bias| / (2^32 - 2) exceeds it, the weight's
-    scale is raised in proportion (to a power of two, where scales are). Weights with a zero point other
-    than zero and unsigned ones are left alone, and their biases saturate.
+    scale is raised in proportion (to a power of two, where scales are). The zero point stays: the range
+    grows about it. (onnxruntime leaves unsigned and asymmetric weights alone, and their biases saturate.)
     """
     raised: dict[str, QuantParams] = {}
     for bias in placement.biases:
         site = placement.weights.get(bias.weight)
         weight = raised.get(bias.weight) or (params[bias.weight] if site else None)
-        if (
-            site is None
-            or weight is None
-            or weight.zero_point.any()
-            or not weight_grid(config, site).type.signed
-        ):
+        if site is None or weight is None:
             continue
         values = np.abs(constants[bias.name] * np.float32(bias.multiplier))
         # in float32 for each channel and in float64 for the whole, as onnxruntime's NumPy expressions are
