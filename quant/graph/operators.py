@@ -32,7 +32,7 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
     placer = Placer(graph, options, _outside(graph, options), frozenset(TABLE), followers)
     for node in graph:
         if placer.wanted(node):
-            TABLE[node.op_type](placer, node)
+            _RULES[node.op_type](placer, node)
     for node in graph:
         if node.op_type in _MOVERS and is_standard(node):
             placer.close_pair(node)
@@ -46,8 +46,8 @@ def _check_names(graph: ir.Graph, options: PlacementOptions) -> None:
             if name not in names:
                 raise ConfigError(f"{key}: the model has no node {name!r}{nearest(name, names)}")
     for op_type in options.op_types_to_quantize:
-        if op_type not in TABLE:
-            raise ConfigError(f"op_types_to_quantize: no rule for {op_type!r}{nearest(op_type, TABLE)}")
+        if op_type not in _RULES:
+            raise ConfigError(f"op_types_to_quantize: no rule for {op_type!r}{nearest(op_type, _RULES)}")
 
 
 def _outside(graph: ir.Graph, options: PlacementOptions) -> frozenset[str]:
@@ -241,4 +241,50 @@ TABLE: Mapping[str, Rule] = {
     "LayerNormalization": _normalization,
     "BatchNormalization": _normalization,
 }
-"""Operator type -> what its rule marks."""
+"""Operator type -> what its rule marks: what is quantized by default, all that onnxruntime's registry has."""
+
+NAMED: Mapping[str, Rule] = dict.fromkeys(
+    (
+        "Abs",
+        "Celu",
+        "DepthToSpace",
+        "Div",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Expand",
+        "Gelu",
+        "GlobalMaxPool",
+        "HardSigmoid",
+        "HardSwish",
+        "LogSoftmax",
+        "Max",
+        "Mean",
+        "Min",
+        "Mish",
+        "Neg",
+        "PRelu",
+        "Pow",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceSum",
+        "Selu",
+        "Softplus",
+        "Softsign",
+        "SpaceToDepth",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Tile",
+    ),
+    _every_tensor,
+)
+"""Operators that are quantized only where `op_types_to_quantize` names them, as onnxruntime does then.
+
+It has no integer kernels for them, so between quantized neighbours they only lose accuracy on a CPU; a
+target that computes everything in integers needs them.
+"""
+
+_RULES: Mapping[str, Rule] = {**TABLE, **NAMED}

@@ -1,4 +1,4 @@
-"""Every quantized model runs in an optimised session, near the float model or as near as onnxruntime's own."""
+"""Every quantized model runs in an optimised session and gives outputs near the float model's."""
 
 from __future__ import annotations
 
