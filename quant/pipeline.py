@@ -31,6 +31,7 @@ from quant.calibration.ranges import Range, needs_histogram
 from quant.calibration.statistics import Statistics, decode_statistics, encode_statistics
 from quant.config import QuantConfig
 from quant.errors import QuantizationError
+from quant.graph.conversion import check_conversion
 from quant.graph.insert import Skeleton, fill, insert_qdq
 from quant.graph.load import FloatModel, load_float_model
 from quant.graph.operators import place
@@ -179,9 +180,7 @@ class Pipeline:
     def transform(self, config: QuantConfig) -> Transformed:
         """The graph that the configuration's transforms make."""
         key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model)
-        model, skipped = self.cache.get(
-            _PREPARE, {"of": key}, lambda: prepare(self.float_model.model, config.optimize_model)
-        )
+        model, skipped = self.cache.get(_PREPARE, {"of": key}, lambda: self._prepare(config.optimize_model))
         if config.include_cle:
             options = EqualizationOptions.of(config.extra_options)
             key = (*key, "cle", *asdict(options).values())
@@ -190,6 +189,14 @@ class Pipeline:
             skipped += left
         transformed = Transformed(model, key, skipped)
         return self._smooth(transformed, config) if config.include_sq else transformed
+
+    def _prepare(self, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]]:
+        """The prepared graph, compared with the model on one feed if onnx had to convert it."""
+        original = self.float_model.model
+        model, skipped = prepare(original, optimize)
+        if original.opset_imports.get("") != model.opset_imports.get(""):
+            check_conversion(original, model, self.data.feeds[0], self.threads)
+        return model, skipped
 
     def _smooth(self, transformed: Transformed, config: QuantConfig) -> Transformed:
         """The graph after SmoothQuant, whose scales depend on the calibration data."""
