@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from quant.errors import ModelError
 from quant.graph.insert import RESERVED_ENDINGS
 from quant.transforms.batch_norm import fold_batch_norms
+from quant.transforms.constant_folding import fold_constants
 from quant.transforms.skip import Skip
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]
 
     Args:
         model: A float model, left as it is.
-        optimize: Also fold BatchNormalization and drop identities and unused nodes.
+        optimize: Also fold constants and BatchNormalization, and drop identities and unused nodes.
 
     Returns:
         The copy, which shares the weights' memory, and the BatchNormalizations that stayed.
@@ -51,6 +52,8 @@ def prepare(model: ir.Model, optimize: bool) -> tuple[ir.Model, tuple[Skip, ...]
     skipped: tuple[Skip, ...] = ()
     if optimize:
         common.IdentityEliminationPass()(model)
+        common.TopologicalSortPass()(model)
+        model = fold_constants(model)
         model, skipped = fold_batch_norms(model)
         common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
