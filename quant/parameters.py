@@ -27,9 +27,9 @@ def avoid_bias_overflow(
     """Weights whose scale must grow so that the biases fit int32, as onnxruntime does.
 
     A bias's scale is input scale x weight scale. Where 2 |bias| / (2^32 - 2) exceeds it, the weight's
-    scale is raised in proportion (to a power of two, where scales are). Weights with a zero point other
-    than zero, unsigned ones and those with a scale given outright are left alone, and their biases
-    saturate; so are all with QDQDisableWeightAdjustForInt32Bias.
+    scale is raised in proportion (to a power of two, where scales are). The zero point stays: the range
+    grows about it. (onnxruntime leaves unsigned and asymmetric weights alone, and their biases saturate.)
+    Scales given outright stay, and all do with QDQDisableWeightAdjustForInt32Bias.
     """
     config = grids.config
     if config.extra_options.QDQDisableWeightAdjustForInt32Bias:
@@ -38,17 +38,12 @@ def avoid_bias_overflow(
     for bias in placement.biases:
         site = placement.weights.get(bias.weight)
         weight = raised.get(bias.weight) or (params[bias.weight] if site else None)
-        if (
-            site is None
-            or weight is None
-            or weight.zero_point.any()
-            or not grids.weight(site).type.signed
-            or any(override.scale is not None for override in grids.overrides(site.name))
-        ):
+        if site is None or weight is None or any(given.scale for given in grids.overrides(site.name)):
             continue
-        values = np.abs(constants[bias.name].astype(np.float64) * bias.multiplier)
-        largest = values.reshape(-1) if weight.axis is not None else values.max(initial=0)
-        needed = _BIAS_HEADROOM * 2 * largest / (_INT32.max - (_INT32.min + 1))
+        values = np.abs(constants[bias.name] * np.float32(bias.multiplier))
+        # in float32 for each channel and in float64 for the whole, as onnxruntime's NumPy expressions are
+        largest = values.reshape(-1) if weight.axis is not None else np.float64(values.max(initial=0))
+        needed = _BIAS_HEADROOM * 2 * largest / np.float64(_INT32.max - (_INT32.min + 1))
         scale = _params_of(bias.input, placement, params).scale.astype(np.float64) * weight.scale
         small = (scale < needed) & (scale > 0)
         if small.any():

@@ -33,6 +33,7 @@ from quant.calibration.statistics import Statistics, decode_statistics, encode_s
 from quant.config import QuantConfig
 from quant.constant_params import Constants, code_bounds, constant_params, quantized_weight
 from quant.errors import QuantizationError
+from quant.graph.conversion import check_conversion
 from quant.graph.insert import Skeleton, fill, insert_qdq
 from quant.graph.load import FloatModel, load_float_model
 from quant.graph.mapped_model import map_weights
@@ -200,7 +201,7 @@ class Pipeline:
         opset = required_opset(config)
         key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model, opset)
         model, skipped = self.cache.get(
-            _PREPARE, {"of": key}, lambda: prepare(self.float_model.model, config.optimize_model, opset)
+            _PREPARE, {"of": key}, lambda: self._prepare(config.optimize_model, opset)
         )
         if config.include_cle:
             options = EqualizationOptions.of(config.extra_options)
@@ -210,6 +211,14 @@ class Pipeline:
             skipped += left
         transformed = Transformed(model, key, skipped)
         return self._smooth(transformed, config) if config.include_sq else transformed
+
+    def _prepare(self, optimize: bool, opset: int) -> tuple[ir.Model, tuple[Skip, ...]]:
+        """The prepared graph, compared with the model on one feed if onnx had to convert it."""
+        original = self.float_model.model
+        model, skipped = prepare(original, optimize, opset)
+        if original.opset_imports.get("") != model.opset_imports.get(""):
+            check_conversion(original, model, self.data.feeds[0], self.threads)
+        return model, skipped
 
     def _smooth(self, transformed: Transformed, config: QuantConfig) -> Transformed:
         """The graph after SmoothQuant, whose scales depend on the calibration data."""

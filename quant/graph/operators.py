@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from quant.errors import ConfigError, nearest
 from quant.graph.placement import Placement, PlacementOptions
-from quant.graph.placer import Placer, is_constant
+from quant.graph.placer import Placer, is_constant, is_standard
 from quant.transforms.skip import Skip
 
 
@@ -29,10 +29,14 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
     """
     _check_names(graph, options)
     followers = frozenset(op_type for op_type, rule in TABLE.items() if rule in _FOLLOWERS)
-    placer = Placer(graph, options, _outside(graph, options), frozenset(TABLE), followers)
+    known, standard = frozenset(_RULES), frozenset(TABLE)
+    placer = Placer(graph, options, _outside(graph, options), known, standard, followers)
     for node in graph:
         if placer.wanted(node):
-            TABLE[node.op_type](placer, node)
+            _RULES[node.op_type](placer, node)
+    for node in graph:
+        if node.op_type in _MOVERS and is_standard(node):
+            placer.close_pair(node)
     return placer.result()
 
 
@@ -83,7 +87,9 @@ def _convolution(channel_axis: int) -> Rule:
     def rule(placer: Placer, node: ir.Node) -> None:
         placer.activation(node.inputs[0])
         placer.outputs_of(node)
-        placer.weight(node.inputs[1], channel_axis, node.op_type, summed=1 - channel_axis)
+        kernel_axis = channel_axis if node.op_type == "Conv" else None  # ConvTranspose computes in float
+        summed = 1 - channel_axis
+        placer.weight(node.inputs[1], channel_axis, node, kernel_axis=kernel_axis, summed=summed)
         placer.bias(node, 2)
 
     return rule
@@ -92,8 +98,8 @@ def _convolution(channel_axis: int) -> Rule:
 def _gemm(placer: Placer, node: ir.Node) -> None:
     placer.activation(node.inputs[0])
     placer.outputs_of(node)
-    transposed = node.attributes.get_int("transB", 0)
-    placer.weight(node.inputs[1], 0 if transposed else 1, node.op_type, summed=1 if transposed else 0)
+    axis = 0 if node.attributes.get_int("transB", 0) else 1
+    placer.weight(node.inputs[1], axis, node, kernel_axis=axis, summed=1 - axis)
     placer.bias(node, 2, node.attributes.get_float("beta", 1.0))
 
 
@@ -101,10 +107,11 @@ def _matmul(placer: Placer, node: ir.Node) -> None:
     if placer.options.constant_matmul_only and not is_constant(node.inputs[1]):
         placer.skipped.append(Skip(node.name or "", "both operands are computed (MatMulConstBOnly)"))
         return
-    for position, value in enumerate(node.inputs):
-        is_matrix = value is not None and value.shape is not None and len(value.shape) == 2
-        axis = 1 if is_matrix else None  # as onnxruntime's kernels can
-        placer.weight(value, axis, node.op_type, summed=1 - position if is_matrix else None)
+    for value, kernel_axis, summed in zip(node.inputs, (None, 1), (1, 0), strict=True):
+        if value is not None and value.shape is not None and len(value.shape) == 2:
+            placer.weight(value, 1, node, kernel_axis=kernel_axis, summed=summed)
+        else:
+            placer.weight(value, None, node)  # as onnxruntime's kernels can
     placer.outputs_of(node)
 
 
@@ -154,6 +161,15 @@ _FOLLOWERS = (_passthrough, _removable_activation)
 """Rules by which nothing is quantized unless the input is."""
 
 
+_MOVERS = frozenset({"MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""What onnxruntime moves a DequantizeLinear behind, when it optimises, where no QuantizeLinear follows.
+
+From opset 21 on its QDQPropagationTransformer then writes a QuantizeLinear with output_dtype INT8, which
+QDQS8ToU8Transformer leaves when it makes the zero point uint8: the session fails to build. A pair
+with the input's scale changes no value, because all of them are on its grid already.
+"""
+
+
 def _split(placer: Placer, node: ir.Node) -> None:
     placer.activation(node.inputs[0])
     placer.shared_output(node)
@@ -188,7 +204,7 @@ def _where(placer: Placer, node: ir.Node) -> None:
 
 def _normalization(placer: Placer, node: ir.Node) -> None:
     placer.activation(node.inputs[0])
-    placer.weight(node.inputs[1], 1, node.op_type)
+    placer.weight(node.inputs[1], 1, node)
     placer.bias(node, 2)
     placer.outputs_of(node)
 
@@ -234,4 +250,50 @@ TABLE: Mapping[str, Rule] = {
     "LayerNormalization": _normalization,
     "BatchNormalization": _normalization,
 }
-"""Operator type -> what its rule marks."""
+"""Operator type -> what its rule marks: what is quantized by default, all that onnxruntime's registry has."""
+
+NAMED: Mapping[str, Rule] = dict.fromkeys(
+    (
+        "Abs",
+        "Celu",
+        "DepthToSpace",
+        "Div",
+        "Elu",
+        "Erf",
+        "Exp",
+        "Expand",
+        "Gelu",
+        "GlobalMaxPool",
+        "HardSigmoid",
+        "HardSwish",
+        "LogSoftmax",
+        "Max",
+        "Mean",
+        "Min",
+        "Mish",
+        "Neg",
+        "PRelu",
+        "Pow",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceSum",
+        "Selu",
+        "Softplus",
+        "Softsign",
+        "SpaceToDepth",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Tile",
+    ),
+    _every_tensor,
+)
+"""Operators that are quantized only where `op_types_to_quantize` names them, as onnxruntime does then.
+
+It has no integer kernels for them, so between quantized neighbours they only lose accuracy on a CPU; a
+target that computes everything in integers needs them.
+"""
+
+_RULES: Mapping[str, Rule] = {**TABLE, **NAMED}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import onnx_ir as ir
 
+from quant.errors import ConfigError
 from quant.graph.insert import converted_name
 from quant.graph.placement import Bias, Placement, PlacementOptions, Range, Weight
 from quant.graph.selection import select
@@ -26,13 +27,16 @@ class Placer:
         options: What the configuration says on placement.
         outside: Nodes beyond the bounds of what is quantized.
         known: Operator types that have a rule.
+        standard: Those that are quantized without being named.
         followers: Those whose rule quantizes nothing unless their input is.
+        kernel_axes: Axes that the kernels of a constant's readers take its scales to lie along.
     """
 
     graph: ir.Graph
     options: PlacementOptions
     outside: frozenset[str]
     known: frozenset[str]
+    standard: frozenset[str]
     followers: frozenset[str]
     activations: dict[str, str] = field(default_factory=dict)
     weights: dict[str, Weight] = field(default_factory=dict)
@@ -40,6 +44,7 @@ class Placer:
     removed: list[str] = field(default_factory=list)
     range_source: dict[str, str | Range] = field(default_factory=dict)
     skipped: list[Skip] = field(default_factory=list)
+    kernel_axes: dict[str, set[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         options, names = self.options, frozenset(node.name or "" for node in self.graph)
@@ -47,7 +52,7 @@ class Placer:
         self.overrides = dict(options.overrides)
         types = select(options.op_types_to_quantize, self.known, "op_types_to_quantize", "no rule for")
         unwanted = select(options.op_types_to_exclude, self.known, "op_types_to_exclude", "no rule for")
-        self.op_types = (types or self.known) - unwanted
+        self.op_types = (types or self.standard) - unwanted
         self.only = select(options.nodes_to_quantize, names, "nodes_to_quantize", "the model has no node")
         self.float_nodes = frozenset(options.float_nodes)
         excluded = select(options.nodes_to_exclude, names, "nodes_to_exclude", "the model has no node")
@@ -55,10 +60,18 @@ class Placer:
 
     def wanted(self, node: ir.Node) -> bool:
         named = not self.only or node.name in self.only
-        standard = node.domain in ("", "ai.onnx")
-        return standard and named and node.op_type in self.op_types and node.name not in self.excluded
+        known = is_standard(node) and node.op_type in self.op_types
+        return known and named and node.name not in self.excluded
 
     def result(self) -> Placement:
+        for name, site in self.weights.items():
+            channels = None if site.block_size is not None else site.axis
+            if channels is not None and self.kernel_axes.get(name, set()) - {channels}:
+                self.weights[name] = replace(site, axis=None)
+                self.skipped.append(
+                    Skip(name, "one scale: the operators that read it have different channel axes")
+                )
+        self.biases = [bias for bias in self.biases if self._matches_channels(bias)]
         activations = {name: self._root(name) for name in self.activations}
         own = (*(name for name, root in activations.items() if name == root), *self.weights)
         conversions = {
@@ -72,7 +85,7 @@ class Placer:
         return Placement(
             activations,
             self.weights,
-            tuple(self.biases),
+            self._named_biases(),
             tuple(self.removed),
             self.range_source,
             tuple(self.skipped),
@@ -156,16 +169,35 @@ class Placer:
         override = self.overrides.get(name)
         return override is not None and override.conversion is not None
 
+    def close_pair(self, node: ir.Node) -> None:
+        """A pair behind a node that moves quantized values, if nothing has put one there yet."""
+        source, output = node.inputs[0], node.outputs[0]
+        if source is None or source.name not in self.activations or self.is_quantized(output):
+            return
+        if not any(reader.name in self.removed for reader in output.consumers()):  # it ends there
+            self.activations[output.name or ""] = source.name
+
     def weight(
-        self, value: ir.Value | None, axis: int | None, op_type: str, summed: int | None = None
+        self,
+        value: ir.Value | None,
+        axis: int | None,
+        node: ir.Node,
+        *,
+        kernel_axis: int | None = None,
+        summed: int | None = None,
     ) -> None:
-        """Marks a constant operand; one that is computed is an activation.
+        """Marks a constant operand, with its channel axis; one that is computed is an activation.
 
         Args:
             value: The operand.
-            axis: Its channel axis, or None.
-            op_type: Of its reader.
+            axis: Where its channels are; None = one scale.
+            node: Its reader.
+            kernel_axis: The axis that onnxruntime's integer kernel takes scales to lie along, without a
+                check: with those of another one it fails or computes wrong values.
             summed: The axis that the operator sums over, along which blocks lie; None = no blocks.
+
+        Raises:
+            ConfigError: If the configuration names an axis that the kernel does not take.
         """
         if value is None or not is_float(value):
             return
@@ -176,7 +208,17 @@ class Placer:
         if self._in_blocks(value, summed):
             self.weights[value.name] = Weight(value.name, summed, True, self.options.block_size)
             return
-        channel_axis = self._channel_axis(value, axis, op_type)
+        channel_axis = self._channel_axis(value, axis, node.op_type)
+        if channel_axis is not None and kernel_axis is not None:
+            if channel_axis != kernel_axis:
+                named = value.name in self.overrides
+                key = "TensorQuantOverrides" if named else "QDQOpTypePerChannelSupportToAxis"
+                raise ConfigError(
+                    f"extra_options.{key}: {node.op_type!r}: axis {channel_axis} is not the output channels of"
+                    f" {value.name!r} at node {node.name!r}, and onnxruntime would compute wrong values; use"
+                    f" {kernel_axis} or leave {node.op_type!r} out"
+                )
+            self.kernel_axes.setdefault(value.name, set()).add(kernel_axis)
         if channel_axis is not None or value.name not in self.weights:
             self.weights[value.name] = Weight(value.name, channel_axis, True)
 
@@ -215,21 +257,14 @@ class Placer:
         if encoding is not Encoding.INTEGER or not self._scales_biases(weight.name, bias):
             self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has no integer scales to follow"))
             return
-        if not self._matches_channels(bias, weight):
-            self.skipped.append(Skip(node.name or "", f"bias {bias.name!r} has not one value for each scale"))
-            return
-        quantized = self._own_bias_name(bias.name)
-        self.biases.append(Bias(node.name or "", bias.name, quantized, source, weight.name, multiplier))
+        self.biases.append(Bias(node.name or "", bias.name, bias.name, source, weight.name, multiplier))
 
     def _format_read(self, name: str, node: ir.Node) -> tuple[str, Encoding]:
         """The name of the parameters with which a node reads a tensor, and how they stand in the graph."""
         override = self.overrides.get(name)
-        if (
-            override is not None
-            and override.conversion is not None
-            and override.conversion.reaches(node.name)
-        ):
-            return converted_name(name), override.conversion.encoding
+        second = override.conversion if override is not None else None
+        if second is not None and second.reaches(node.name):
+            return converted_name(name), second.encoding
         return name, self._encoding(self._root(name))
 
     def _scales_biases(self, weight: str, bias: ir.Value) -> bool:
@@ -239,21 +274,34 @@ class Placer:
         integer = self._encoding(self._root(weight)) is Encoding.INTEGER
         return integer and not blocked and bias.dtype == ir.DataType.FLOAT
 
-    def _own_bias_name(self, name: str) -> str:
-        """The bias's own name for its first reader, then the first numbered one that is free."""
-        taken = {other.quantized for other in self.biases}
-        if name not in taken:
-            return name
-        numbered = (f"{name}{index}" for index in count())
-        return next(name for name in numbered if name not in taken and name not in self.graph.initializers)
+    def _named_biases(self) -> tuple[Bias, ...]:
+        """Every bias with a name of its own: the tensor's, or the first numbered one that is free."""
+        taken, named = set(self.weights), []
+        for bias in self.biases:
+            numbered = (f"{bias.name}{index}" for index in count())
+            free = (name for name in numbered if name not in taken and name not in self.graph.initializers)
+            name = next(free) if bias.name in taken else bias.name
+            taken.add(name)
+            named.append(replace(bias, quantized=name))
+        return tuple(named)
 
-    def _matches_channels(self, bias: ir.Value, weight: ir.Value) -> bool:
-        site = self.weights.get(weight.name or "")
+    def _matches_channels(self, bias: Bias) -> bool:
+        site = self.weights.get(bias.weight)
         if site is None or site.axis is None:
             return True
-        assert bias.const_value is not None and weight.const_value is not None
-        channels = weight.const_value.shape[site.axis]
-        return bias.const_value.size == channels and bias.const_value.shape[-1] == channels
+        values = self.graph.initializers[bias.name].const_value
+        weight = self.graph.initializers[bias.weight].const_value
+        assert values is not None and weight is not None
+        channels = weight.shape[site.axis]
+        matches = values.size == channels and values.shape[-1] == channels
+        if not matches:
+            self.skipped.append(Skip(bias.node, f"bias {bias.name!r} has not one value for each scale"))
+        return matches
+
+
+def is_standard(node: ir.Node) -> bool:
+    """Whether the operator is one of ONNX's own."""
+    return node.domain in ("", "ai.onnx")
 
 
 def is_constant(value: ir.Value | None) -> bool:

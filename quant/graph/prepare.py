@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from quant.errors import ModelError
 from quant.graph.insert import RESERVED_ENDINGS
 from quant.transforms.batch_norm import fold_batch_norms
+from quant.transforms.constant_folding import fold_constants
 from quant.transforms.skip import Skip
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def prepare(model: ir.Model, optimize: bool, opset: int = OPSET) -> tuple[ir.Mod
 
     Args:
         model: A float model, left as it is.
-        optimize: Also fold BatchNormalization and drop identities and unused nodes.
+        optimize: Also fold constants and BatchNormalization, and drop identities and unused nodes.
         opset: The least that the result may have.
 
     Returns:
@@ -44,12 +45,16 @@ def prepare(model: ir.Model, optimize: bool, opset: int = OPSET) -> tuple[ir.Mod
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     if (model.opset_imports.get("") or 0) < opset:
+        resized = _resized_before_opset_11(model)
         model = _convert(model, opset)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        _keep_coordinates(model, resized)
     _name_nodes(model.graph)
     skipped: tuple[Skip, ...] = ()
     if optimize:
         common.IdentityEliminationPass()(model)
+        common.TopologicalSortPass()(model)
+        model = fold_constants(model)
         model, skipped = fold_batch_norms(model)
         common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
@@ -70,6 +75,33 @@ def _convert(model: ir.Model, opset: int) -> ir.Model:
             ) from error
 
     return _without_weights(model, convert)
+
+
+def _resized_before_opset_11(model: ir.Model) -> frozenset[str | None]:
+    """Outputs of Upsample, and of Resize as it was at opset 10."""
+    first = model.opset_imports.get("") == 10
+    return frozenset(
+        node.outputs[0].name
+        for node in model.graph.all_nodes()
+        if node.op_type == "Upsample" or (first and node.op_type == "Resize")
+    )
+
+
+def _keep_coordinates(model: ir.Model, resized: frozenset[str | None]) -> None:
+    """Sets the attributes of Resize by which it does what it did before it had them, in place.
+
+    Output i then lay at i / scale, and was rounded down where the tensor grows, up where it shrinks;
+    onnx's converter leaves the newer defaults, (i + 1/2) / scale - 1/2 and to the nearest.
+    """
+    for node in model.graph.all_nodes():
+        if node.op_type == "Resize" and node.outputs[0].name in resized:
+            scales = node.inputs[2] if len(node.inputs) > 2 else None
+            constant = None if scales is None else scales.const_value
+            shrinks = constant is not None and bool((constant.numpy() <= 1).all())
+            node.attributes["coordinate_transformation_mode"] = ir.AttrString(
+                "coordinate_transformation_mode", "asymmetric"
+            )
+            node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "ceil" if shrinks else "floor")
 
 
 def _infer_types(model: ir.Model) -> None:

@@ -1,8 +1,13 @@
-"""Models at opset 21 on which both quantizers start from the same graph."""
+"""Models at opset 21 on which both quantizers start from the same graph.
+
+Five are built here node by node, two more for sharing and for chains of constants; the others are
+exports of PyTorch models, written by `make_models.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +15,12 @@ import onnx
 import onnx_ir as ir
 
 from quant import load_float_model
+from quant.calibration.data import InputSpec
 from quant.graph.prepare import prepare
 from tests.quant.graphs import Feed, build, floats, node
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits"
+EXPORTED = Path(__file__).parent / "models"
 
 Case = tuple[onnx.ModelProto, list[Feed]]
 
@@ -148,6 +155,72 @@ def plumbing() -> Case:
     return model, [{"x": floats(4, 3, 8, 8, seed=seed)} for seed in range(3)]
 
 
-CASES: dict[str, Callable[[], Case]] = {
-    case.__name__: case for case in (digits_cnn, residual_cnn, mlp, attention, plumbing)
-}
+def shared() -> Case:
+    """One weight for four operators, biases and constants with many readers."""
+    nodes = [
+        node("Gemm", "x w b", "g1"),
+        node("Relu", "g1", "r1"),
+        node("Gemm", "r1 w b", "g2", alpha=0.5),
+        node("MatMul", "g2 w", "m"),
+        node("Add", "m offset", "a"),
+        node("Mul", "a half", "scaled"),
+        node("Add", "scaled half", "shifted"),
+        node("Add", "g1 shifted", "s"),
+        node("Gemm", "s w b", "g3"),
+        node("Concat", "g3 g2 g2", "c", axis=1),
+        node("Sigmoid", "c", "y"),
+    ]
+    constants = {"w": floats(8, 8, seed=1, scale=0.4), "b": floats(8, seed=2), "half": np.float32(0.5)}
+    constants["offset"] = floats(8, seed=3)
+    return build(nodes, {"x": ["N", 8]}, constants, "y s"), [{"x": floats(16, 8, seed=s)} for s in range(3)]
+
+
+def constant_chain() -> Case:
+    """Weights that are computed from constants, and identities on the way."""
+    nodes = [
+        node("Transpose", "w1", "w1t", perm=[1, 0]),
+        node("Identity", "w1t", "weight"),
+        node("MatMul", "x weight", "h"),
+        node("Identity", "b1", "bias"),
+        node("Add", "h bias", "hb"),
+        node("Relu", "hb", "r"),
+        node("Reshape", "w2 shape", "w2s"),
+        node("Mul", "w2s two", "w2m"),
+        node("Identity", "r", "ri"),
+        node("MatMul", "ri w2m", "y"),
+    ]
+    constants = {
+        "w1": floats(12, 8, seed=1, scale=0.4),
+        "b1": floats(12, seed=2),
+        "w2": floats(6, 10, seed=3),
+        "shape": np.array([12, 5]),
+        "two": np.float32(2),
+    }
+    return build(nodes, {"x": ["N", 8]}, constants, "y"), [{"x": floats(16, 8, seed=s)} for s in range(3)]
+
+
+def exported(path: Path) -> Case:
+    """A file of `make_models.py`, prepared by us, with random feeds."""
+    model = load_float_model(path)
+    prepared, _ = prepare(model.model, optimize=True)
+    return ir.to_proto(prepared), [random_feed(model.inputs, seed) for seed in range(3)]
+
+
+def random_feed(inputs: tuple[InputSpec, ...], seed: int, batch: int = 4) -> Feed:
+    """Normal numbers for inputs of real numbers, token numbers below 20 for those of integers."""
+    generator = np.random.default_rng(seed)
+    feed = {}
+    for spec in inputs:
+        assert spec.shape is not None
+        shape = [batch if size is None else size for size in spec.shape]
+        real = np.issubdtype(spec.dtype, np.floating)
+        values = generator.normal(size=shape) if real else generator.integers(20, size=shape)
+        feed[spec.name] = values.astype(spec.dtype)
+    return feed
+
+
+_BUILT = (digits_cnn, residual_cnn, mlp, attention, plumbing, shared, constant_chain)
+CASES: dict[str, Callable[[], Case]] = {make.__name__: cache(make) for make in _BUILT}
+"""Name -> model and feeds, made once; not to be edited."""
+
+CASES |= {path.stem: cache(partial(exported, path)) for path in sorted(EXPORTED.glob("*.onnx"))}

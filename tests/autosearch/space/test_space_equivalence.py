@@ -52,7 +52,7 @@ SPACES: list[dict[str, Any]] = [
         "extra_options": {
             "ActivationSymmetric": [False, True],
             "QDQKeepRemovableActivations": [False, True],
-            "QDQOpTypePerChannelSupportToAxis": [{}, {"Conv": 1}],
+            "QDQOpTypePerChannelSupportToAxis": [{}, {"LayerNormalization": 0}],
             "CalibMovingAverageConstant": [0.01, 0.5],
             "CLESteps": [2, -1],
             "CLEScaleUseThreshold": [False, True],

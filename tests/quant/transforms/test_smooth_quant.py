@@ -93,7 +93,7 @@ def smoothed(
     model: onnx.ModelProto, feeds: list[Feed], alpha: float = 0.5
 ) -> tuple[onnx.ModelProto, tuple[Skip, ...]]:
     """The prepared model after the transform, which must leave its argument as it is."""
-    prepared, _ = prepare(ir.from_proto(model), optimize=True)
+    prepared, _ = prepare(ir.from_proto(model), optimize=False)
     before = serialized(prepared)
     maxima = collect_channel_maxima(prepared, smoothed_tensors(prepared), feeds)
     result, skipped = smooth(prepared, maxima, SmoothOptions(alpha))
