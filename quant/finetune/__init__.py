@@ -1,6 +1,21 @@
+from quant.finetune.adaquant import AdaQuant
+from quant.finetune.adaround import AdaRound
 from quant.finetune.bias import corrected_bias
+from quant.finetune.coordinate_descent import coordinate_descent
+from quant.finetune.gptq import Gptq
 from quant.finetune.grid import RoundingGrid, UniformGrid, repeat_blocks
 from quant.finetune.moments import InputMoments
 from quant.finetune.quadratic import Quadratic
 
-__all__ = ["InputMoments", "Quadratic", "RoundingGrid", "UniformGrid", "corrected_bias", "repeat_blocks"]
+__all__ = [
+    "AdaQuant",
+    "AdaRound",
+    "Gptq",
+    "InputMoments",
+    "Quadratic",
+    "RoundingGrid",
+    "UniformGrid",
+    "coordinate_descent",
+    "corrected_bias",
+    "repeat_blocks",
+]
