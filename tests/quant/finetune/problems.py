@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.finetune import InputMoments, UniformGrid, repeat_blocks
+from quant.finetune import InputMoments, LayerProblem, UniformGrid, repeat_blocks
 
 Array = NDArray[Any]
 
@@ -40,6 +40,11 @@ class Layer:
     def losses(self, quantized: Array, bias: Array | None = None) -> Array:
         """Mean squared error of each output, from the samples themselves; shape (groups, out)."""
         return np.asarray((self.errors(quantized, bias) ** 2).mean(axis=1))
+
+    def problem(self, grid: UniformGrid, dtype: Any = np.float32, float_gram: bool = True) -> LayerProblem:
+        return LayerProblem(
+            self.weight.astype(dtype), self.moments(float_gram), grid, self.bias.astype(dtype)
+        )
 
 
 def layer(
