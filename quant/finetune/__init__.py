@@ -1,5 +1,6 @@
 from quant.finetune.adaquant import AdaQuant
 from quant.finetune.adaround import AdaRound
+from quant.finetune.algorithms import algorithm_for
 from quant.finetune.bias import corrected_bias
 from quant.finetune.coordinate_descent import coordinate_descent
 from quant.finetune.gptq import Gptq
@@ -19,6 +20,7 @@ __all__ = [
     "Quadratic",
     "RoundingGrid",
     "UniformGrid",
+    "algorithm_for",
     "coordinate_descent",
     "corrected_bias",
     "finetune_layer",
