@@ -1,198 +1,81 @@
-"""Second-order statistics of a layer's inputs, which its reconstruction error is a function of."""
+"""First and second moments of a layer's inputs: all that finetuning knows of the data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from array_api_compat import array_namespace
 
-from quant.errors import QuantizationError
-from quant.finetune.block import BLOCK_BYTES, Block, Columns
-
-Array = NDArray[np.float32]
-Matrix = NDArray[np.float64]
-
-_FEW_ROWS = 16
-"""Below, OpenBLAS's syrk takes up to six times as long as its gemm."""
+from quant.finetune.grid import Array
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Of the columns X in the float model and X̂ in the quantized one, N of each, for every group.
+class InputMoments:
+    """Means over all samples (and positions) of products of the inputs of a layer.
 
-    For a weight W and a candidate Q, each group's error over the data is
-
-        |W X - Q X̂|² / N = tr(Q G Qᵀ) - 2 tr(W C Qᵀ) + tr(W H Wᵀ)
+    x is an input vector in the float model and x̂ the same one in the quantized model, for each
+    group of the layer. One dtype; float64 keeps the sums exact enough for any number of samples.
 
     Attributes:
-        gram: G = X̂ X̂ᵀ / N, shape (groups, in, in), float64.
-        cross: C = X X̂ᵀ / N, alike; the same array as `gram` if X̂ = X throughout.
-        mean: x̄, mean column of X, shape (groups, in).
-        mean_quantized: That of X̂.
-        count: N, output positions.
-        float_gram: H = X Xᵀ / N; None unless it was asked for or X̂ = X throughout.
+        gram: E[x̂ x̂ᵀ], shape (groups, in, in).
+        cross: E[x x̂ᵀ], shape (groups, in, in).
+        mean: E[x], shape (groups, in).
+        quantized_mean: E[x̂], shape (groups, in).
+        float_gram: E[x xᵀ], shape (groups, in, in), or None where it was not collected: losses then
+            leave out the part that no weight can change.
     """
 
-    gram: Matrix
-    cross: Matrix
-    mean: Matrix
-    mean_quantized: Matrix
-    count: int
-    float_gram: Matrix | None
+    gram: Array
+    cross: Array
+    mean: Array
+    quantized_mean: Array
+    float_gram: Array | None = None
 
-
-class MomentsAccumulator:
-    """Adds up the moments of one layer, batch by batch, in any split of the data.
-
-    Products of float32 within a block of columns, sums over blocks in float64. Memory: one to three
-    sums of shape (groups, in, in) and two blocks, whatever the size of the feature maps.
-    """
-
-    def __init__(self, columns: Columns, *, float_gram: bool = False, max_bytes: int = BLOCK_BYTES) -> None:
-        """Starts from nothing.
-
-        Args:
-            columns: The layer.
-            float_gram: Also add up H, for the value of the error and not only its minimum.
-            max_bytes: Of a block.
-        """
-        self.columns = columns
-        self.max_bytes = max_bytes
-        self._wants_float_gram = float_gram
-        self._rows = (columns.groups, columns.taps, columns.inputs // columns.taps)
-        self._gram = self._zeros()  # of the upper half, tap ≤ tap
-        self._cross: Matrix | None = None  # while every X̂ was X, the sums of X̂ stand for all
-        self._float_gram: Matrix | None = None
-        self._means = np.zeros((2, *self._rows))
-        self._count = 0
-
-    def add(self, x: NDArray[Any], x_quantized: NDArray[Any]) -> None:
-        """Adds one batch of the layer's input in both models.
-
-        Args:
-            x: From the float model, as the node takes it.
-            x_quantized: From the quantized one, of the same shape; the same object where X̂ = X, for
-                which one product is made instead of two.
-        """
-        if x_quantized is x and self._cross is None:
-            self._means += self.columns.sums(x)
-            for block in self.columns.blocks(x, self.max_bytes):
-                self._count += block.count
-                _add_products(self._gram, block, block)
-            return
-        self._part()
-        assert x.shape == x_quantized.shape and self._cross is not None
-        self._means += np.stack([self.columns.sums(x), self.columns.sums(x_quantized)])
-        blocks = (self.columns.blocks(values, self.max_bytes) for values in (x, x_quantized))
-        for block, quantized in zip(*blocks, strict=True):
-            self._count += block.count
-            _add_products(self._gram, quantized, quantized)
-            _add_products(self._cross, block, quantized)
-            if self._float_gram is not None:
-                _add_products(self._float_gram, block, block)
-
-    def merge(self, other: MomentsAccumulator) -> MomentsAccumulator:
-        """The accumulator that has seen the batches of both, for one layer."""
-        merged = MomentsAccumulator(self.columns, float_gram=self._wants_float_gram, max_bytes=self.max_bytes)
-        if self._cross is not None or other._cross is not None:
-            merged._part()
-        for part in (self, other):
-            merged._gram += part._gram
-            merged._means += part._means
-            merged._count += part._count
-            if merged._cross is not None:
-                merged._cross += _mirrored(part._gram) if part._cross is None else part._cross
-            if merged._float_gram is not None:
-                merged._float_gram += part._gram if part._float_gram is None else part._float_gram
-        return merged
-
-    def result(self) -> Moments:
-        """The moments so far.
-
-        Raises:
-            QuantizationError: If there was not one output position.
-        """
-        if not self._count:
-            raise QuantizationError("moments: no output position in any batch of the calibration data")
-        gram = self._matrix(_mirrored(self._gram))
-        cross = gram if self._cross is None else self._matrix(self._cross)
-        float_gram = gram if self._cross is None else None
-        if self._float_gram is not None:
-            float_gram = self._matrix(_mirrored(self._float_gram))
-        mean, mean_quantized = (self.columns.unfold(sums, 1) / self._count for sums in self._means)
-        return Moments(gram, cross, mean, mean_quantized, self._count, float_gram)
-
-    def _zeros(self) -> Matrix:
-        return np.zeros((*self._rows, *self._rows[1:]))
-
-    def _part(self) -> None:
-        """Sums of their own for X from here on."""
-        if self._cross is None:
-            self._cross = _mirrored(self._gram)
-            self._float_gram = self._gram.copy() if self._wants_float_gram else None
-
-    def _matrix(self, sums: Matrix) -> Matrix:
-        """Means in the order of the weights, shape (groups, in, in)."""
-        return self.columns.unfold(self.columns.unfold(sums, 1), 2) / self._count
-
-
-def _add_products(sums: Matrix, left: Block, right: Block) -> None:
-    """Adds X X'ᵀ of two blocks, in place; of one with itself, for taps k ≤ k' alone.
-
-    With z_t the slice at position t of the folded axis, D the dilation and L the length, the product
-    of taps k and k' = k + d is a sum over a window that moves with k,
-
-        S(k, k + d) = Σ_t z_(t + k D) z'_(t + (k + d) D)ᵀ,    t = 0 ... L - 1
-
-    For each d its middle, which all k share, is multiplied once, and what lies before and behind it is
-    added for those k whose window reaches there: 2 K - 1 products in place of K².
-
-    Args:
-        sums: Shape (groups, taps, rows, taps, rows).
-        left: Of X.
-        right: Of X'.
-    """
-    for distance in range(0 if left is right else 1 - left.taps, left.taps):
-        first, last = max(0, -distance), min(left.taps, left.taps - distance) - 1
-        for tap, window in zip(
-            range(first, last + 1), _windows(left, right, distance, first, last), strict=True
-        ):
-            sums[:, tap, :, tap + distance] += window
-
-
-def _windows(left: Block, right: Block, distance: int, first: int, last: int) -> list[Array]:
-    """S(k, k + distance) for k = first ... last, each of shape (groups, rows, rows)."""
-    dilation, length = left.dilation, left.length
-
-    def product(start: int, stop: int) -> Array:
-        return _product(
-            left.rows(start, stop), right.rows(start + distance * dilation, stop + distance * dilation)
+    def centred(self) -> InputMoments:
+        """Covariances: the moments of x − E[x] and x̂ − E[x̂]."""
+        xp = array_namespace(self.gram)
+        zero = xp.zeros_like(self.mean)
+        float_gram = self.float_gram
+        return InputMoments(
+            self.gram - _outer(self.quantized_mean, self.quantized_mean),
+            self.cross - _outer(self.mean, self.quantized_mean),
+            zero,
+            zero,
+            None if float_gram is None else float_gram - _outer(self.mean, self.mean),
         )
 
-    steps = range(first, last)
-    begin, end = last * dilation, first * dilation + length  # of what all windows share
-    if begin >= end:
-        return [product(tap * dilation, tap * dilation + length) for tap in range(first, last + 1)]
-    shared = product(begin, end)
-    before = [product(tap * dilation, (tap + 1) * dilation) for tap in steps]
-    behind = [product(tap * dilation + length, (tap + 1) * dilation + length) for tap in steps]
-    return [sum((*before[index:], *behind[:index]), start=shared) for index in range(last - first + 1)]
+    def dropped(self, ratio: float) -> InputMoments:
+        """The moments where each input of the layer is quantized with probability `ratio`, else float.
+
+        With independent masks m_i, x̃_i = m_i x̂_i + (1 − m_i) x_i and p the ratio,
+
+            E[x̃_i x̃_j] = p² x̂_i x̂_j + p (1 − p) (x_i x̂_j + x̂_i x_j) + (1 − p)² x_i x_j    (i ≠ j)
+            E[x̃_i x̃_i] = p x̂_i² + (1 − p) x_i²,    E[x_i x̃_j] = p x_i x̂_j + (1 − p) x_i x_j
+
+        which is exactly what random dropping (Wei et al., 2022, arXiv:2203.05740) averages to.
+
+        Raises:
+            ValueError: If `float_gram` is missing and the ratio is not 1.
+        """
+        if ratio == 1:
+            return self
+        if self.float_gram is None:
+            raise ValueError(f"ratio: {ratio} needs float_gram, E[x xᵀ]; collect it, or use 1")
+        xp = array_namespace(self.gram)
+        p, float_gram = ratio, self.float_gram
+        both = self.cross + xp.matrix_transpose(self.cross)
+        mixed = p * p * self.gram + p * (1 - p) * both + (1 - p) ** 2 * float_gram
+        alike = xp.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.gram.device)
+        variance = p * (1 - p) * (self.gram + float_gram - both)  # of the mask, on the diagonal
+        return InputMoments(
+            mixed + variance * alike,
+            p * self.cross + (1 - p) * float_gram,
+            self.mean,
+            p * self.quantized_mean + (1 - p) * self.mean,
+            float_gram,
+        )
 
 
-def _product(left: Array, right: Array) -> Array:
-    """A Bᵀ for each group, in float32: the only heavy step, and all that a GPU would have to do."""
-    same = np.may_share_memory(left[..., :1, :1], right[..., :1, :1])
-    if same and left.shape[-2] < _FEW_ROWS:
-        right = right.copy()  # or NumPy calls syrk, which is slow for these
-    return left @ right.mT
-
-
-def _mirrored(upper: Matrix) -> Matrix:
-    """The full sums, of which S(k, k') = S(k', k)ᵀ is given for k ≤ k'."""
-    full = upper.copy()
-    for tap in range(full.shape[1]):
-        for later in range(tap + 1, full.shape[1]):
-            full[:, later, :, tap] = upper[:, tap, :, later].mT
-    return full
+def _outer(a: Array, b: Array) -> Array:
+    """(groups, in), (groups, in) -> (groups, in, in)."""
+    return a[:, :, None] * b[:, None, :]

@@ -214,9 +214,9 @@ class Placer:
                 named = value.name in self.overrides
                 key = "TensorQuantOverrides" if named else "QDQOpTypePerChannelSupportToAxis"
                 raise ConfigError(
-                    f"extra_options.{key}: {node.op_type!r}: axis {channel_axis} is not the output channels of"
-                    f" {value.name!r} at node {node.name!r}, and onnxruntime would compute wrong values; use"
-                    f" {kernel_axis} or leave {node.op_type!r} out"
+                    f"extra_options.{key}: {node.op_type!r}: axis {channel_axis} is not the output"
+                    f" channels of {value.name!r} at node {node.name!r}, and onnxruntime would"
+                    f" compute wrong values; use {kernel_axis} or leave {node.op_type!r} out"
                 )
             self.kernel_axes.setdefault(value.name, set()).add(kernel_axis)
         if channel_axis is not None or value.name not in self.weights:

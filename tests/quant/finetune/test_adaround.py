@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from quant.finetune import AdaRound, Quadratic
+from quant.finetune.adaround import _Relaxation
+from tests.quant.finetune.problems import grid_for, layer, roundings
+
+
+def rectified_sigmoid(v: np.ndarray) -> np.ndarray:
+    return np.clip(1.2 / (1 + np.exp(-v)) - 0.1, 0, 1)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.5])
+def test_gradient_against_finite_differences_of_the_papers_objective(penalty: float) -> None:
+    a = layer(1, groups=2, inputs=5)
+    grid = grid_for(a.weight, dtype=np.float64)
+    quadratic = Quadratic.of(a.weight, a.moments())
+    relaxation = _Relaxation(quadratic, grid, damping=0.01)
+    rng = np.random.default_rng(0)
+    relaxation.logits[...] = rng.uniform(-2, 2, relaxation.logits.shape)
+    beta, h = 3.5, 1e-6
+    step = relaxation.upper - relaxation.lower
+    unit = 100 * np.mean(step**2 * quadratic.curvature, axis=-1)
+
+    def objective(v: np.ndarray) -> float:
+        up = rectified_sigmoid(v)
+        losses = a.losses(relaxation.lower + up * step) / unit
+        return float(losses.sum() + penalty * np.sum(1 - np.abs(2 * up - 1) ** beta))
+
+    gradient = relaxation.gradient(penalty, beta)
+    for index in np.ndindex(gradient.shape):
+        shift = np.zeros_like(gradient)
+        shift[index] = 2 * h  # logits are V / 2
+        v = 2 * relaxation.logits
+        slope = (objective(v + shift) - objective(v - shift)) / (2 * h)
+        assert gradient[index] == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+def test_starts_at_the_weight() -> None:
+    a = layer(1, noise=0.0)
+    grid = grid_for(a.weight, bits=8, dtype=np.float64)
+    relaxation = _Relaxation(Quadratic.of(a.weight, a.moments()), grid, damping=0.01)
+    up = rectified_sigmoid(2 * relaxation.logits)
+    start = relaxation.lower + up * (relaxation.upper - relaxation.lower)
+    inside = relaxation.upper > relaxation.lower
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(start[inside], a.weight[inside], atol=1e-12)
+
+
+def test_near_the_best_of_all_roundings() -> None:
+    excess = []
+    for seed in range(8):
+        a = layer(seed, outputs=2, inputs=9, noise=0.0)
+        grid = grid_for(a.weight, bits=3)
+        weight = a.weight.astype(np.float32)
+        quantized, _ = AdaRound().solve(Quadratic.of(weight, a.moments()).astype(np.float32), grid)
+        lower, upper, nearest = grid.lower(weight), grid.upper(weight), grid.round(weight)
+        for output in range(2):
+            every = roundings(lower[0, output], upper[0, output])
+            errors = (every - a.weight[0, output]) @ a.inputs[0].T
+            best = (errors**2).mean(axis=1).min()
+            reached, before = a.losses(quantized)[0, output], a.losses(nearest)[0, output]
+            assert reached >= best * (1 - 1e-6)
+            excess.append((reached - best) / max(before - best, 1e-9 * best))
+    assert np.median(excess) < 0.1
+    assert np.mean(excess) < 0.3
+
+
+def test_rounds_to_neighbours_of_the_optimum() -> None:
+    a = layer(2, noise=0.2)
+    grid = grid_for(a.weight)
+    quadratic = Quadratic.of(a.weight, a.moments()).astype(np.float32)
+    quantized, _ = AdaRound(num_iterations=100).solve(quadratic, grid)
+    optimum = quadratic.optimum(0.01)
+    assert np.all((quantized == grid.lower(optimum)) | (quantized == grid.upper(optimum)))
+
+
+def test_schedule_of_beta() -> None:
+    algorithm = AdaRound(num_iterations=100, warm_start=0.2, beta_range=(20.0, 2.0))
+    assert algorithm.beta(19) is None
+    assert algorithm.beta(20) == 20
+    assert algorithm.beta(60) == pytest.approx(11)
+    assert algorithm.beta(99) == pytest.approx(2, abs=0.01)
+
+
+def test_ends_when_everything_is_decided() -> None:
+    a = layer(3, inputs=2, outputs=1)
+    quadratic = Quadratic.of(a.weight, a.moments()).astype(np.float32)
+    grid = grid_for(a.weight)
+    decided, iterations = AdaRound(num_iterations=5000, reg_param=1.0).solve(quadratic, grid)
+    assert iterations < 5000
+    assert np.all((decided == grid.lower(decided)) | (decided == grid.upper(decided)))
+
+
+def test_early_stop_is_earlier() -> None:
+    a = layer(4, inputs=30, outputs=10, noise=0.2)
+    quadratic = Quadratic.of(a.weight, a.moments()).astype(np.float32)
+    grid = grid_for(a.weight)
+    quantized, iterations = AdaRound(early_stop=True).solve(quadratic, grid)
+    _, all_iterations = AdaRound().solve(quadratic, grid)
+    assert 200 < iterations < all_iterations
+    assert a.losses(quantized).sum() < a.losses(grid.round(quadratic.weight)).sum()
+
+
+def test_saturated_weights_stay_at_the_end_of_the_grid() -> None:
+    a = layer(5)
+    grid = grid_for(a.weight / 4)
+    quadratic = Quadratic.of(a.weight, a.moments()).astype(np.float32)
+    quantized, _ = AdaRound(num_iterations=50, damping=1e6).solve(quadratic, grid)
+    beyond = quadratic.weight > grid.scale * (grid.qmax + 1)
+    assert np.any(beyond)
+    np.testing.assert_array_equal(
+        quantized[beyond], np.broadcast_to(grid.scale * grid.qmax, beyond.shape)[beyond]
+    )
+
+
+def test_beta_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="beta_range"):
+        AdaRound(beta_range=(20.0, 0.5))
