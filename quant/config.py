@@ -28,8 +28,6 @@ from quant.types import (
 
 UNAVAILABLE = {
     "include_auto_mp": "automatic mixed precision is not available in this version",
-    "include_fast_ft": "FastFinetune is not available in this version",
-    "extra_options.BiasCorrection": "bias correction is not available in this version",
 }
 """Switches that are understood but cannot be turned on yet, with the reason."""
 
@@ -171,8 +169,35 @@ Overrides = Annotated[tuple[TensorOverride, ...], BeforeValidator(_override_list
 class FastFinetuneConfig(_Config):
     """Parameters of layer-wise finetuning after quantization (level 3).
 
-    They take effect with `QuantConfig.include_fast_ft` alone. `NumIterLR` is a pair that stands
-    for `NumIterations` and `LearningRate` together.
+    They take effect with `QuantConfig.include_fast_ft` alone. Layers are finetuned one after another
+    on second-order statistics of all samples at once (see `quant.finetune`), so that gradients are
+    exact: nothing is drawn at random, and there are no batches.
+
+    Attributes:
+        DataSize: Number of samples; None = all.
+        NumIterations: At most, of adaround and adaquant.
+        LearningRate: Of Adam: in logits for adaround, in quantization steps for adaquant.
+        NumIterLR: A pair that stands for the two.
+        OptimAlgorithm: ``adaround`` (Nagel et al., 2020), ``adaquant`` (Hubara et al., 2020) or
+            ``gptq`` (Frantar et al., 2022, towards the float model's outputs); each is followed by
+            coordinate descent.
+        OptimDevice: Where arrays are: ``cpu``, or ``cuda:0`` through CuPy or PyTorch.
+        InferDevice: Where the models run.
+        EarlyStop: End a layer when its loss no longer falls.
+        LRAdjust: (threshold, learning rate): the latter for layers whose mean squared error is above
+            the former with nearest rounding.
+        TargetOpType: Which operators are finetuned.
+        SelectiveUpdate: Keep a layer's update only if the error of the model's outputs falls; costs a
+            run of the model for each layer.
+        UpdateBias: Correct biases along with the weights, in closed form.
+        OutputQDQ: Keep a layer's update only if the error behind the quantization of its output falls.
+        DropRatio: Share of quantized inputs that a layer sees, the rest being the float model's: 1 = it
+            makes up for the errors before it; 0 = statistics that all configurations share.
+        RegParam, BetaRange, WarmStart: Of adaround's regulariser.
+        LogPeriod: Iterations between two lines in the log, at level DEBUG.
+        Damping: Of GPTQ and of the optimum that the others start from, as a share of mean(diag G).
+        ActOrder: GPTQ takes the inputs with the greatest energy first.
+        FixedSeed, BatchSize, NumBatches: No effect: there is nothing random, and no batches.
     """
 
     DataSize: int | None = Field(default=None, gt=0)
@@ -196,6 +221,8 @@ class FastFinetuneConfig(_Config):
     BetaRange: tuple[float, float] = (20.0, 2.0)
     WarmStart: float = Field(default=0.2, ge=0, lt=1)
     LogPeriod: int = Field(default=100, gt=0)
+    Damping: float = Field(default=0.01, gt=0, le=1)
+    ActOrder: bool = True
 
 
 class ExtraOptions(_Config):
@@ -240,7 +267,8 @@ class ExtraOptions(_Config):
         CLEWeightThreshold: That bound on a channel's largest weight.
         CLETotalLayerDiffThreshold: Mean change of scales below which -1 steps end.
         SmoothAlpha: Migration strength of SmoothQuant: 0 = weights become even, 1 = activations.
-        BiasCorrection: Correct biases by the mean output error.
+        BiasCorrection: Correct biases by the mean error of their layers' outputs; with FastFinetune, as
+            `UpdateBias` does.
         FastFinetune: Level 3.
     """
 
@@ -305,8 +333,8 @@ class QuantConfig(_Config):
         execution_providers: Where the float model runs for calibration.
         include_cle: Cross-layer equalization first.
         include_sq: SmoothQuant, after it.
-        include_auto_mp, include_fast_ft: Automatic mixed precision, FastFinetune: refused, see
-            `UNAVAILABLE`.
+        include_auto_mp: Automatic mixed precision: refused, see `UNAVAILABLE`.
+        include_fast_ft: FastFinetune last.
         extra_options: Level 2.
 
     Raises:

@@ -8,6 +8,7 @@ first one that they differ in.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass
 from functools import partial
@@ -19,7 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quant.activation_params import activation_params, tensor_ranges
-from quant.cache import Stage, StageCache
+from quant.cache import Stage, StageCache, StageCount
 from quant.calibration.channel_maxima import (
     ChannelMaxima,
     collect_channel_maxima,
@@ -33,6 +34,16 @@ from quant.calibration.statistics import Statistics, decode_statistics, encode_s
 from quant.config import QuantConfig
 from quant.constant_params import Constants, code_bounds, constant_params, quantized_weight
 from quant.errors import QuantizationError
+from quant.finetune.device import inference_providers
+from quant.finetune.finetune import (
+    Finetuned,
+    Quantization,
+    correct_biases,
+    finetune_model,
+    finetuned_tensors,
+)
+from quant.finetune.results import CachedSolve
+from quant.finetune.walk import Twins
 from quant.graph.conversion import check_conversion
 from quant.graph.insert import Skeleton, fill, insert_qdq
 from quant.graph.load import FloatModel, load_float_model
@@ -182,13 +193,42 @@ class Pipeline:
         params = dict(self._activation_params(transformed, placement, grids))
         params |= self._constant_params(transformed, placement, constants, grids)
         params |= avoid_bias_overflow(placement, params, constants, grids)
-        weights = self._weights(transformed, placement, params, constants, grids)
+        numbers = Quantization(placement, params, constants, grids)
+        weights = self._weights(transformed, numbers)
         model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants, grids)])
         settings = session_config(
             grids.activation_types(placement), grids.constant_types(placement), half=bool(placement.half)
         )
         record_session_config(model, settings)
-        return QuantizedModel(model, tensor_bits(placement, grids), skipped, settings, plan.skeleton.weights)
+        bits, shared = tensor_bits(placement, grids), plan.skeleton.weights
+        nearest = QuantizedModel(model, bits, skipped, settings, shared)
+        if not config.include_fast_ft and not config.extra_options.BiasCorrection:
+            return nearest
+        finetuned = self._finetune(transformed, numbers, nearest)
+        model = fill(Skeleton(model, shared), finetuned_tensors(finetuned, numbers))
+        return QuantizedModel(model, bits, skipped + finetuned.skipped, settings, shared)
+
+    def _finetune(
+        self, transformed: Transformed, numbers: Quantization, nearest: QuantizedModel
+    ) -> Finetuned:
+        """What takes the place of nearest rounding and of the float model's biases."""
+        config = numbers.grids.config
+        options = config.extra_options.FastFinetune
+        quantized = ir.from_proto(nearest.standalone())
+        assert isinstance(quantized, ir.Model)
+        providers = inference_providers(options.InferDevice, config.execution_providers)
+        samples = options.DataSize if config.include_fast_ft else config.extra_options.CalibDataSize
+        data = self._data(samples)
+        twins = Twins(transformed.model, quantized, data, providers, self.threads, nearest.session_config)
+        start, count = time.perf_counter(), self.cache.counts.setdefault("finetuning", StageCount())
+        if config.include_fast_ft:
+            corrected, solve = config.extra_options.BiasCorrection, CachedSolve(self.cache)
+            finetuned = finetune_model(twins, numbers, options, correct_biases=corrected, solve=solve)
+        else:
+            finetuned = correct_biases(twins, numbers)
+        count.computed += 1
+        count.seconds += time.perf_counter() - start
+        return finetuned
 
     def _data(self, samples: int | None) -> CalibrationData:
         """The first samples; kept, because their digest is asked for again and again."""
@@ -338,26 +378,20 @@ class Pipeline:
         key["weights"] = grids.config.extra_options.WeightCalibrateMethod
         return self.cache.get(_CONSTANT_PARAMS, key, lambda: constant_params(placement, constants, grids))
 
-    def _weights(
-        self,
-        transformed: Transformed,
-        placement: Placement,
-        params: Mapping[str, QuantParams],
-        constants: Constants,
-        grids: Grids,
-    ) -> list[onnx.TensorProto]:
+    def _weights(self, transformed: Transformed, numbers: Quantization) -> list[onnx.TensorProto]:
+        placement, grids = numbers.placement, numbers.grids
         if grids.config.extra_options.AddQDQPairToWeight:
             return []
         tensors = []
         for site in placement.weights.values():
-            own = params.get(site.name)
+            own = numbers.params.get(site.name)
             grid = grids.weight(site)
             key = {"of": transformed.key, "site": astuple(site), "type": grid.type.ir.name}
             key["bounds"] = code_bounds(grid, grids.config)
             if own is not None:
                 key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}
             tensors.append(
-                self.cache.get(_WEIGHTS, key, partial(quantized_weight, site, own, constants, grids))
+                self.cache.get(_WEIGHTS, key, partial(quantized_weight, site, own, numbers.constants, grids))
             )
         return tensors
 

@@ -189,10 +189,10 @@ def quantize(values: NDArray[Any], params: QuantParams, element: ElementType) ->
     codes = np.empty(values.shape, dtype=element.numpy)
     for block in _blocks(values.shape):
         rows = np.asarray(values[block], dtype=np.float32)
-        scaled = rows / _spread(params.scale, params, values.shape, block).astype(np.float32)
+        scaled = rows / spread(params.scale, params, values.shape, block).astype(np.float32)
         if element.encoding is Encoding.INTEGER:
             scaled = np.rint(scaled)
-            scaled += _spread(params.zero_point, params, values.shape, block).astype(np.float32)
+            scaled += spread(params.zero_point, params, values.shape, block).astype(np.float32)
         codes[block] = np.clip(scaled, np.float32(element.qmin), np.float32(element.qmax))
     return codes
 
@@ -206,7 +206,7 @@ def _blocks(shape: tuple[int, ...]) -> list[slice | EllipsisType]:
     return [slice(start, start + step) for start in range(0, shape[0], step)]
 
 
-def _spread(
+def spread(
     parameter: NDArray[Any], params: QuantParams, shape: tuple[int, ...], rows: slice | EllipsisType
 ) -> NDArray[Any]:
     """A scale or zero point, broadcastable to some rows (of the first axis) of a tensor of this shape."""
@@ -226,7 +226,7 @@ def _spread(
 def dequantize(codes: NDArray[Any], params: QuantParams) -> NDArray[np.float32]:
     """Real numbers of codes, float32 (ONNX DequantizeLinear)."""
     scale, zero_point = (
-        _spread(parameter, params, codes.shape, ...) for parameter in (params.scale, params.zero_point)
+        spread(parameter, params, codes.shape, ...) for parameter in (params.scale, params.zero_point)
     )
     if np.issubdtype(codes.dtype, np.integer):
         codes, zero_point = codes.astype(np.int32), zero_point.astype(np.int32)

@@ -298,16 +298,34 @@ STRIPS = (
         "RegParam, BetaRange and WarmStart only with OptimAlgorithm adaround",
     ),
     Strip(
-        finetune("LearningRate", "LRAdjust"),
+        finetune("NumIterations", "LearningRate", "LRAdjust", "EarlyStop"),
         (OPTIM_ALGORITHM,),
         lambda algorithm: algorithm != "gptq",
-        "LearningRate and LRAdjust mean nothing to OptimAlgorithm gptq",
+        "NumIterations, LearningRate, LRAdjust and EarlyStop mean nothing to OptimAlgorithm gptq",
     ),
     Strip(
-        finetune("BatchSize", "NumBatches", "LogPeriod"),
+        finetune("ActOrder"),
+        (OPTIM_ALGORITHM,),
+        lambda algorithm: algorithm == "gptq",
+        "ActOrder only with OptimAlgorithm gptq",
+    ),
+    Strip(
+        finetune("OutputQDQ"),
+        finetune("SelectiveUpdate"),
+        lambda selective: not selective,
+        "OutputQDQ does nothing beside SelectiveUpdate",
+    ),
+    Strip(
+        finetune("UpdateBias"),
+        extra("BiasCorrection"),
+        lambda corrected: not corrected,
+        "UpdateBias is implied by BiasCorrection",
+    ),
+    Strip(
+        finetune("BatchSize", "NumBatches", "FixedSeed", "LogPeriod"),
         (),
         lambda: False,
-        "BatchSize, NumBatches and LogPeriod do not change the result (gradients are full-batch)",
+        "BatchSize, NumBatches, FixedSeed and LogPeriod do not change the result (gradients are exact)",
     ),
 )
 

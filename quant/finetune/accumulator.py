@@ -34,17 +34,26 @@ class MomentsAccumulator:
         count: N so far.
     """
 
-    def __init__(self, columns: Columns, *, float_gram: bool = False, max_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(
+        self,
+        columns: Columns,
+        *,
+        float_gram: bool = False,
+        products: bool = True,
+        max_bytes: int = BLOCK_BYTES,
+    ) -> None:
         """Starts from nothing.
 
         Args:
             columns: The layer.
             float_gram: Also add up H, for the value of the error and not only its minimum.
+            products: Whether to add up more than the means; G and C are zero without.
             max_bytes: Of a block.
         """
         self.columns = columns
         self.max_bytes = max_bytes
         self._wants_float_gram = float_gram
+        self._multiply = _add_products if products else _add_nothing
         self._rows = (columns.groups, columns.taps, columns.inputs // columns.taps)
         self._gram = self._zeros()  # of the upper half, tap ≤ tap
         self._cross: Matrix | None = None  # while every X̂ was X, the sums of X̂ stand for all
@@ -64,7 +73,7 @@ class MomentsAccumulator:
             self._means += self.columns.sums(x)
             for block in self.columns.blocks(x, self.max_bytes):
                 self.count += block.count
-                _add_products(self._gram, block, block)
+                self._multiply(self._gram, block, block)
             return
         self._part()
         assert x.shape == x_quantized.shape and self._cross is not None
@@ -72,10 +81,10 @@ class MomentsAccumulator:
         blocks = (self.columns.blocks(values, self.max_bytes) for values in (x, x_quantized))
         for block, quantized in zip(*blocks, strict=True):
             self.count += block.count
-            _add_products(self._gram, quantized, quantized)
-            _add_products(self._cross, block, quantized)
+            self._multiply(self._gram, quantized, quantized)
+            self._multiply(self._cross, block, quantized)
             if self._float_gram is not None:
-                _add_products(self._float_gram, block, block)
+                self._multiply(self._float_gram, block, block)
 
     def merge(self, other: MomentsAccumulator) -> MomentsAccumulator:
         """The accumulator that has seen the batches of both, for one layer."""
@@ -144,6 +153,10 @@ def _add_products(sums: Matrix, left: Block, right: Block) -> None:
             range(first, last + 1), _windows(left, right, distance, first, last), strict=True
         ):
             sums[:, tap, :, tap + distance] += window
+
+
+def _add_nothing(sums: Matrix, left: Block, right: Block) -> None:
+    """In place of `_add_products`."""
 
 
 def _windows(left: Block, right: Block, distance: int, first: int, last: int) -> list[Array]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from array_api_compat import array_namespace
 
@@ -62,6 +64,23 @@ def adjusted_learning_rate(
     threshold, other = adjust
     error = float(xp.mean(quadratic.losses(grid.round(quadratic.weight))))
     return other if error > threshold else learning_rate
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Whom to tell of the loss during the iterations.
+
+    Attributes:
+        period: Iterations between two reports.
+        report: Takes the iteration and the loss of the weights as rounded then.
+    """
+
+    period: int
+    report: Callable[[int, float], None]
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether this iteration is to be reported."""
+        return iteration % self.period == 0
 
 
 class Plateau:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from array_api_compat import array_namespace
 
-from quant.finetune.adam import Adam, Plateau, adjusted_learning_rate
+from quant.finetune.adam import Adam, Plateau, Progress, adjusted_learning_rate
 from quant.finetune.grid import Array, RoundingGrid
 from quant.finetune.quadratic import Quadratic
 
@@ -34,6 +34,7 @@ class AdaQuant:
         early_stop: End when the loss, averaged over 50 iterations, has not fallen twice in a row.
         lr_adjust: (threshold, learning rate): see `adjusted_learning_rate`.
         damping: Of the optimum.
+        progress: Whom to tell of the loss, and how often.
     """
 
     num_iterations: int = 1000
@@ -41,6 +42,7 @@ class AdaQuant:
     early_stop: bool = False
     lr_adjust: tuple[float, float] | None = None
     damping: float = 0.01
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def solve(self, quadratic: Quadratic, grid: RoundingGrid) -> tuple[Array, int]:
         """The rounded weight, shape (groups, out, in), and the number of iterations."""
@@ -64,6 +66,8 @@ class AdaQuant:
             if bool(xp.any(better)):
                 least = xp.where(better, losses, least)
                 best = xp.where(better[:, :, None], quantized, best)
+            if self.progress is not None and self.progress.is_due(iteration):
+                self.progress.report(iteration, float(xp.sum(losses + quadratic.constant)))
             gradient *= factor
             adam.update(moved, gradient, learning_rate)
             if self.early_stop:

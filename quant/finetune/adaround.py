@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from array_api_compat import array_namespace
 
-from quant.finetune.adam import Adam, Plateau, adjusted_learning_rate
+from quant.finetune.adam import Adam, Plateau, Progress, adjusted_learning_rate
 from quant.finetune.grid import Array, RoundingGrid
 from quant.finetune.quadratic import Quadratic
 
@@ -46,6 +46,7 @@ class AdaRound:
             rounded has not fallen at four successive looks, 50 iterations apart.
         lr_adjust: (threshold, learning rate): see `adjusted_learning_rate`.
         damping: Of the optimum.
+        progress: Whom to tell of the loss, and how often.
     """
 
     num_iterations: int = 1000
@@ -56,6 +57,7 @@ class AdaRound:
     early_stop: bool = False
     lr_adjust: tuple[float, float] | None = None
     damping: float = 0.01
+    progress: Progress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if min(self.beta_range) < 1:
@@ -72,6 +74,8 @@ class AdaRound:
             penalty = 0.0 if beta is None else self.reg_param
             gradient = relaxation.gradient(penalty, beta or 1.0)
             adam.update(relaxation.logits, gradient, learning_rate / 2)  # of V / 2
+            if self.progress is not None and self.progress.is_due(iteration):
+                self.progress.report(iteration, float(xp.sum(quadratic.losses(relaxation.rounded()))))
             if beta is None or iteration % CHECK_EVERY:
                 continue
             if relaxation.decided():

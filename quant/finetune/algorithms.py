@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from quant.config import FastFinetuneConfig
 from quant.errors import ConfigError
+from quant.finetune.adam import Progress
 from quant.finetune.adaquant import AdaQuant
 from quant.finetune.adaround import AdaRound
 from quant.finetune.gptq import Gptq
 from quant.finetune.layer import Algorithm
 
 
-def algorithm_for(config: FastFinetuneConfig) -> Algorithm:
+def algorithm_for(
+    config: FastFinetuneConfig, report: Callable[[int, float], None] | None = None
+) -> Algorithm:
     """The algorithm named by `OptimAlgorithm`, with its parameters.
 
     `NumIterLR`, where given, stands for `NumIterations` and `LearningRate`. `LearningRate` is in
@@ -18,15 +23,20 @@ def algorithm_for(config: FastFinetuneConfig) -> Algorithm:
     (threshold, learning rate): the latter applies to layers whose mean squared error is above the
     former before finetuning.
 
+    Args:
+        config: Parameters.
+        report: Told of the iteration and the loss, every `LogPeriod` iterations.
+
     Raises:
         ConfigError: If `LRAdjust` is neither, or `BetaRange` has a value below 1.
     """
     if config.OptimAlgorithm == "gptq":
-        return Gptq()
+        return Gptq(config.Damping, config.ActOrder)
     iterations, learning_rate = config.NumIterLR or (config.NumIterations, config.LearningRate)
     lr_adjust = _lr_adjust(config.LRAdjust)
+    progress = None if report is None else Progress(config.LogPeriod, report)
     if config.OptimAlgorithm == "adaquant":
-        return AdaQuant(iterations, learning_rate, config.EarlyStop, lr_adjust)
+        return AdaQuant(iterations, learning_rate, config.EarlyStop, lr_adjust, config.Damping, progress)
     if min(config.BetaRange) < 1:
         raise ConfigError(f"BetaRange: {config.BetaRange}: both values must be at least 1")
     return AdaRound(
@@ -37,6 +47,8 @@ def algorithm_for(config: FastFinetuneConfig) -> Algorithm:
         config.WarmStart,
         config.EarlyStop,
         lr_adjust,
+        config.Damping,
+        progress,
     )
 
 

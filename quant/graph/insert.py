@@ -71,9 +71,17 @@ def converted_name(tensor: str) -> str:
 
 
 def fill(skeleton: Skeleton, tensors: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
-    """The quantized model: a copy of the skeleton with its integers, scales and zero points."""
+    """The quantized model: a copy of the skeleton with its integers, scales and zero points.
+
+    A tensor of the name of one that the skeleton has takes its place.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(skeleton.graph)
+    tensors = list(tensors)
+    given = {tensor.name for tensor in tensors}
+    for index in reversed(range(len(model.graph.initializer))):
+        if model.graph.initializer[index].name in given:
+            del model.graph.initializer[index]
     model.graph.initializer.extend(tensors)
     return model
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quant.calibration.data import Feed
 from quant.graph.frontier import Frontier
 from quant.graph.segments import Segment, plan_segments, segment_model
-from quant.graph.session import float_session
+from quant.graph.session import Provider, float_session
 
 KEEP_BYTES = 1 << 30
 """Of the values between two segments, over all batches."""
@@ -44,9 +44,10 @@ class SegmentRunner:
         cuts: Sequence[Sequence[str]],
         feeds: Iterable[Feed],
         *,
-        providers: Sequence[str] = ("CPUExecutionProvider",),
+        providers: Sequence[Provider] = ("CPUExecutionProvider",),
         threads: int = 0,
         keep_bytes: int | None = KEEP_BYTES,
+        config: Iterable[tuple[str, str]] = (),
     ) -> None:
         """Plans the walk; nothing runs yet.
 
@@ -59,6 +60,7 @@ class SegmentRunner:
             providers: onnxruntime's execution providers.
             threads: Of each session; 0 = all cores.
             keep_bytes: What may lie in memory between two segments; None = everything.
+            config: Session config entries.
 
         Raises:
             ModelError: If a tensor is not computed from the data.
@@ -68,6 +70,7 @@ class SegmentRunner:
         self._feeds = tuple(feeds)
         self._providers = providers
         self._threads = threads
+        self._config = tuple(config)
         self._frontier = Frontier(keep_bytes)
         self._next = 0
         self._current: Iterator[Values] = iter(())
@@ -103,7 +106,7 @@ class SegmentRunner:
             return
         model = self._typed(segment_model(self._model, segment), segment.inputs)
         names = [value.name or "" for value in model.graph.outputs]
-        with float_session(model, (), self._providers, self._threads) as session:
+        with float_session(model, (), self._providers, self._threads, self._config) as session:
             for batch in range(len(self._feeds)):
                 feed = {name: self._value(batch, name) for name in segment.inputs}
                 yield self._finish(segment, batch, dict(zip(names, session.run(names, feed), strict=True)))

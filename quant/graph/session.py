@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -16,6 +16,9 @@ _LARGEST_BYTES = 1 << 30
 """Weights beyond this travel through a file: protobuf messages end at 2 GiB."""
 
 _ERRORS_ONLY = 3
+
+Provider = str | tuple[str, dict[str, str]]
+"""An execution provider's name, alone or with its options."""
 
 _state = ort.capi.onnxruntime_pybind11_state
 _ERRORS = (
@@ -30,7 +33,11 @@ _ERRORS = (
 
 @contextmanager
 def float_session(
-    model: ir.Model, outputs: Sequence[str], providers: Sequence[str], threads: int
+    model: ir.Model,
+    outputs: Sequence[str],
+    providers: Sequence[Provider],
+    threads: int,
+    config: Iterable[tuple[str, str]] = (),
 ) -> Iterator[ort.InferenceSession]:
     """A session that also gives inner tensors.
 
@@ -39,11 +46,13 @@ def float_session(
         outputs: Names of values that become outputs.
         providers: onnxruntime's execution providers.
         threads: Of the session; 0 = all cores.
+        config: Session config entries.
 
     Raises:
         ModelError: If onnxruntime cannot run the model or lacks a provider.
     """
-    missing = set(providers) - set(ort.get_available_providers())
+    names = {provider if isinstance(provider, str) else provider[0] for provider in providers}
+    missing = names - set(ort.get_available_providers())
     if missing:
         raise ModelError(
             f"execution_providers: onnxruntime here has no {', '.join(sorted(missing))}; it has"
@@ -53,6 +62,8 @@ def float_session(
     options.intra_op_num_threads = threads
     # between two runs the cores belong to whoever looks at the outputs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in config:
+        options.add_session_config_entry(key, value)
     options.log_severity_level = _ERRORS_ONLY
     with ExitStack() as stack:
         try:
