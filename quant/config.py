@@ -175,7 +175,8 @@ class FastFinetuneConfig(_Config):
 
     Attributes:
         DataSize: Number of samples; None = all.
-        NumIterations: At most, of adaround and adaquant.
+        NumIterations: At most, of adaround and adaquant; more than 300 changed results by a few percent,
+            in either direction, on the models measured.
         LearningRate: Of Adam: in logits for adaround, in quantization steps for adaquant.
         NumIterLR: A pair that stands for the two.
         OptimAlgorithm: ``adaround`` (Nagel et al., 2020), ``adaquant`` (Hubara et al., 2020) or
@@ -204,7 +205,7 @@ class FastFinetuneConfig(_Config):
     FixedSeed: int = Field(default=42, ge=0)
     BatchSize: int = Field(default=1, gt=0)
     NumBatches: int = Field(default=1, gt=0)
-    NumIterations: int = Field(default=1000, gt=0)
+    NumIterations: int = Field(default=300, gt=0)
     LearningRate: float = Field(default=0.1, gt=0)
     NumIterLR: tuple[Annotated[int, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     OptimAlgorithm: Literal["adaround", "adaquant", "gptq"] = "adaround"

@@ -107,6 +107,8 @@ class _Relaxation:
         xp = array_namespace(quadratic.weight)
         start = quadratic.optimum(damping)
         self.gram = quadratic.gram
+        self.most = xp.ones((), dtype=start.dtype, device=start.device)
+        self.least = -self.most
         self.lower, self.upper = grid.lower(start), grid.upper(start)
         self.half = (self.upper - self.lower) / 2
         fixed = self.half == 0  # saturated: there is nothing to choose
@@ -123,7 +125,7 @@ class _Relaxation:
         xp = array_namespace(self.logits)
         tanh = xp.tanh(self.logits)
         stretched = STRETCH * tanh
-        centre = xp.clip(stretched, -1.0, 1.0)
+        centre = xp.minimum(xp.maximum(stretched, self.least), self.most)
         gradient = (self.half * centre) @ self.gram
         gradient *= self.factor
         gradient += self.offset

@@ -16,6 +16,7 @@ from quant.config import FastFinetuneConfig
 from quant.constant_params import Constants, code_bounds, code_tensor
 from quant.finetune.algorithms import algorithm_for
 from quant.finetune.bias import corrected_bias
+from quant.finetune.blas import one_thread
 from quant.finetune.device import Device, open_device
 from quant.finetune.grid import UniformGrid
 from quant.finetune.judge import Judge
@@ -103,7 +104,9 @@ def solve_layer(
         UniformGrid(put(grid.scale), put(grid.zero_point), grid.qmin, grid.qmax),
         None if problem.bias is None else put(problem.bias),
     )
-    result = finetune_layer(on_device, algorithm, update_bias=update_bias)
+    groups, outputs, inputs = problem.weight.shape
+    with one_thread(groups * outputs * inputs * inputs):
+        result = finetune_layer(on_device, algorithm, update_bias=update_bias)
     bias = None if result.bias is None else device.get(result.bias)
     return replace(result, weight=device.get(result.weight), bias=bias)
 

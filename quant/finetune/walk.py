@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
 
 import onnx_ir as ir
 
 from quant.calibration.data import CalibrationData
 from quant.finetune.accumulator import MomentsAccumulator
+from quant.finetune.blas import one_thread
 from quant.finetune.layers import Layer
 from quant.finetune.moments import InputMoments
 from quant.graph.segment_runner import SegmentRunner, Values
 from quant.graph.session import Provider
+
+_MOST_LANES = 4
+_LANE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -96,22 +103,51 @@ def walk(
                 batches = zip(floats.advance(), quantized.advance(), strict=True)
             else:
                 batches = ((values, values) for values in floats.advance())
-            yield _moments(group, batches, wanted)
+            yield _moments(group, batches, wanted, threads)
 
 
 def _moments(
-    group: tuple[Layer, ...], batches: Iterator[tuple[Values, Values]], wanted: Wanted
+    group: tuple[Layer, ...], batches: Iterator[tuple[Values, Values]], wanted: Wanted, threads: int
 ) -> list[tuple[Layer, InputMoments]]:
-    accumulators = [
-        MomentsAccumulator(layer.columns, float_gram=wanted.float_gram, products=wanted.products)
-        for layer in group
-    ]
+    """Adds up batches in several lanes at the same time; which one a batch takes depends on nothing else.
+
+    So the sums, and with them the finetuned weights, are the same whatever the number of threads.
+    """
     first = [next(i for i, other in enumerate(group) if other.columns == layer.columns) for layer in group]
+    lanes = [
+        [
+            MomentsAccumulator(group[index].columns, float_gram=wanted.float_gram, products=wanted.products)
+            for index in sorted(set(first))
+        ]
+        for _ in range(_lanes(group))
+    ]
     source, twin = group[0].input, group[0].quantized_input
-    for values, other in batches:
+
+    def add(lane: list[MomentsAccumulator], values: Values, other: Values) -> None:
         x = values[source]
-        x_quantized = other[twin] if wanted.quantized_inputs else x
-        for index in sorted(set(first)):
-            accumulators[index].add(x, x_quantized)
-    results = {index: accumulators[index].result() for index in set(first)}
+        for accumulator in lane:
+            accumulator.add(x, other[twin] if wanted.quantized_inputs else x)
+
+    running: list[Future[None] | None] = [None] * len(lanes)
+    with one_thread(), ThreadPoolExecutor(max_workers=threads or os.cpu_count()) as pool:
+        for index, (values, other) in enumerate(batches):
+            lane = index % len(lanes)
+            _finish(running[lane])
+            running[lane] = pool.submit(add, lanes[lane], values, other)
+        for future in running:
+            _finish(future)
+    sums = [reduce(MomentsAccumulator.merge, column) for column in zip(*lanes, strict=True)]
+    results = dict(zip(sorted(set(first)), (total.result() for total in sums), strict=True))
     return [(layer, results[index]) for layer, index in zip(group, first, strict=True)]
+
+
+def _finish(future: Future[None] | None) -> None:
+    """Waits, and raises what went wrong."""
+    if future is not None:
+        future.result()
+
+
+def _lanes(group: tuple[Layer, ...]) -> int:
+    """As many as fit into `_LANE_BYTES` with the sums that each has."""
+    largest = max(3 * 8 * layer.columns.groups * layer.columns.inputs**2 for layer in group)
+    return max(1, min(_MOST_LANES, _LANE_BYTES // largest))
