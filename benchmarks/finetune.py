@@ -43,6 +43,7 @@ ALGORITHMS: dict[str, dict[str, Any] | None] = {
 QUARK = """
 import sys, time
 import numpy as np
+import onnx
 from onnxruntime.quantization import CalibrationMethod
 from onnxruntime.quantization.calibrate import CalibrationDataReader
 from quark.onnx import ModelQuantizer, QuantType
@@ -53,7 +54,8 @@ source, target, data, batch, algorithm, iterations = sys.argv[1:]
 
 class Reader(CalibrationDataReader):
     def __init__(self):
-        arrays = {name: value for name, value in np.load(data).items() if name != "labels"}
+        names = [value.name for value in onnx.load(source).graph.input]
+        arrays = {name: value for name, value in np.load(data).items() if name in names}
         count = len(next(iter(arrays.values())))
         step = int(batch)
         self.feeds = [{n: a[i : i + step] for n, a in arrays.items()} for i in range(0, count, step)]
@@ -78,6 +80,7 @@ config = QuantizationConfig(
     calibrate_method=CalibrationMethod.MinMax,
     activation_type=QuantType.QUInt8,
     weight_type=QuantType.QInt8,
+    include_cle=False,
     include_fast_ft=True,
     extra_options={"FastFinetune": finetune},
 )
@@ -129,8 +132,8 @@ def quark(python: Path, model: Path, data: Path, batch_size: int, algorithm: str
             [str(python), "-c", QUARK, *arguments], cwd=folder, capture_output=True, text=True, check=False
         )
         seconds = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("SECONDS")]
-        if not seconds:
-            raise SystemExit(f"quark failed:\n{done.stderr[-2000:]}")
+        if not seconds or not target.exists():
+            raise SystemExit(f"quark failed:\n{(done.stdout + done.stderr)[-2000:]}")
         return float(seconds[0]), target.read_bytes()
 
 
