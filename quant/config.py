@@ -28,7 +28,6 @@ from quant.types import (
 
 UNAVAILABLE = {
     "include_auto_mp": "automatic mixed precision is not available in this version",
-    "include_fast_ft": "FastFinetune is not available in this version",
     "extra_options.BiasCorrection": "bias correction is not available in this version",
 }
 """Switches that are understood but cannot be turned on yet, with the reason."""
@@ -305,8 +304,8 @@ class QuantConfig(_Config):
         execution_providers: Where the float model runs for calibration.
         include_cle: Cross-layer equalization first.
         include_sq: SmoothQuant, after it.
-        include_auto_mp, include_fast_ft: Automatic mixed precision, FastFinetune: refused, see
-            `UNAVAILABLE`.
+        include_auto_mp: Automatic mixed precision: refused, see `UNAVAILABLE`.
+        include_fast_ft: FastFinetune, with `ExtraOptions.FastFinetune`.
         extra_options: Level 2.
 
     Raises:

@@ -34,7 +34,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_options": {"CLESteps": -2}}, "extra_options.CLESteps"),
     ({"extra_options": {"MinimumRealRange": float("nan")}}, "extra_options.MinimumRealRange"),
     ({"extra_options": {"FastFinetune": {"NumIterations": -1}}}, "extra_options.FastFinetune.NumIterations"),
-    ({"include_fast_ft": True}, "include_fast_ft: FastFinetune is not available"),
     ({"extra_options": {"SmoothAlpha": 1.1}}, "extra_options.SmoothAlpha"),
     ({"extra_options": {"BiasCorrection": True}}, "extra_options.BiasCorrection: bias correction is not"),
     ({"per_channel": "perhaps"}, "per_channel"),
