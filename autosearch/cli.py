@@ -16,6 +16,7 @@ from autosearch.compat import build, changed
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Job, evaluator_of, load_data, read_job
+from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
 from autosearch.space import SearchSpace
 from autosearch.table import trials_table
@@ -179,7 +180,16 @@ def _space(options: argparse.Namespace) -> int:
         read_quantization_config(job.quantization_config),
         cost_model=expected_cost(float_model, data),
     )
-    print(space.describe(options.first))
+    plan, notes = make_plan(job.settings, space)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    first = plan.first
+    if first.introduction is not None:
+        print(first.introduction)
+    print(first.space.describe(options.first))
+    for later in first.later:
+        print("Then, on the best of these (shown on the first of them):")
+        print(later.describe(options.first))
     return FOUND
 
 

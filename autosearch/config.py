@@ -62,10 +62,19 @@ class StopCondition:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AdvancedFastftParams:
-    """Parameters of the advanced FastFinetune search."""
+    """Parameters of the advanced FastFinetune search.
+
+    Attributes:
+        sampler_algo: TPE, Random, CmaEs, GPS (Gaussian process), NSGAII, QMC, or another sampler of
+            Optuna's by name.
+        direction: Of the searched metric, which has one of its own: None = that one, and the other one
+            is refused. The difference from the float model is minimized in any case, but for
+            similarities (cos, psnr, ssim, sqnr).
+        n_trials: How many, of all worker processes together.
+    """
 
     sampler_algo: str = "TPE"
-    direction: Literal["minimize", "maximize"] = "minimize"
+    direction: Literal["minimize", "maximize"] | None = None
     n_trials: int = Field(default=10, gt=0)
 
 
@@ -93,8 +102,11 @@ class AutoSearchConfig:
         search_output_dir: Where models, study and reports go.
         search_log_path: The log to ``tail -f``.
         search_stop_condition: When to stop.
-        two_stage_search: Calibration first, then FastFinetune.
-        advanced_fastft_search, advanced_fastft_params: Continuous search of FastFinetune.
+        two_stage_search: First every calibration configuration, then FastFinetune on the best, with
+            `search_algo`; of the stop conditions, time_limit alone applies.
+        two_stage_best_k: How many of the best calibration configurations are finetuned.
+        advanced_fastft_search, advanced_fastft_params: Search of NumIterations and LearningRate of
+            FastFinetune between the least and the greatest value that the space gives.
         n_jobs: Worker processes.
         search_devices: ``cpu``.
         search_seed: Of everything random.
@@ -115,6 +127,7 @@ class AutoSearchConfig:
     search_log_path: str = "./auto_search.log"
     search_stop_condition: StopCondition = StopCondition()
     two_stage_search: bool = False
+    two_stage_best_k: int = Field(default=1, gt=0)
     advanced_fastft_search: bool = False
     advanced_fastft_params: AdvancedFastftParams = AdvancedFastftParams()
     n_jobs: int = Field(default=1, gt=0)

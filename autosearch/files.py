@@ -109,6 +109,7 @@ def _logged(trial: Trial, metric: str, source: Mapping[str, Any]) -> dict[str, A
         "user_attrs_config_digest": trial.digest,
         "user_attrs_model_path": trial.outcome.model_path,
         "user_attrs_model_digest": trial.outcome.model_digest,
+        "user_attrs_stage": trial.stage,
         "user_attrs_seconds": dict(trial.outcome.seconds),
         "user_attrs_error": trial.outcome.error,
         "user_attrs_source": dict(source),

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autosearch.advanced import check_direction
 from autosearch.compat import with_evaluator
 from autosearch.config import AutoSearchConfig
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
 from autosearch.objective import Objective
-from autosearch.samplers import Sampler, make_sampler
+from autosearch.plan import make_plan
 from autosearch.space import CostModel, SearchSpace, effective_config
 from autosearch.space.rules import METHOD
+from autosearch.stage import Plan
 from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings, as_evaluator
 from quant import CalibrationData, FloatModel, QuantConfig, load_float_model
 from quant.calibration.data import DataReader, Feed
@@ -42,6 +44,7 @@ class Problem:
         data: What to calibrate with.
         evaluation_data: What the built-in evaluator compares on.
         space: What is varied.
+        plan: Its stages.
         evaluator: What gives the metrics.
         notes: What was decided on the way that the user may want to know.
     """
@@ -52,6 +55,7 @@ class Problem:
     data: CalibrationData
     evaluation_data: CalibrationData
     space: SearchSpace
+    plan: Plan
     evaluator: Evaluator
     notes: tuple[str, ...]
 
@@ -86,11 +90,8 @@ class Problem:
             "quantization_config": digest_of_json(effective_config(self.base)),
             "metric": [self.metric.name, self.metric.direction],
             "evaluator": _identity(self.settings.search_evaluator or self.evaluator),
+            **self.plan.identity,
         }
-
-    def sampler(self) -> Sampler:
-        """A fresh one."""
-        return make_sampler(self.settings.search_algo, self.space, self.settings.search_seed)
 
     def objective(self) -> Objective:
         """What trials execute."""
@@ -122,7 +123,7 @@ def pose(
         ConfigError, DataError, ModelError, OutputError, EvaluatorInputError: Naming the place, the
             value and the remedy.
     """
-    notes = _unsupported(settings)
+    _check_supported(settings)
     settings = with_evaluator(settings, Path.cwd())
     base = read_quantization_config(quantization_config)
     float_model = model_input if isinstance(model_input, FloatModel) else load_float_model(model_input)
@@ -132,12 +133,15 @@ def pose(
     if held_out is not data:
         held_out.check(float_model.inputs)
     space = SearchSpace(settings.search_space, base, cost_model=expected_cost(float_model, data))
-    _check_not_empty(space)
-    make_sampler(settings.search_algo, space, settings.search_seed)  # refuses what it cannot sample
+    plan, notes = make_plan(settings, space)
+    plan.check(settings.search_seed)
+    _check_not_empty(plan.first.space)
     evaluator = _evaluator(settings, float_model, held_out)
-    searched_metric(settings, evaluator)  # refuses one that nothing produces
+    metric = searched_metric(settings, evaluator)  # refuses one that nothing produces
+    if settings.advanced_fastft_search:
+        check_direction(settings.advanced_fastft_params, metric)
     _check_writable(Path(settings.search_output_dir))
-    return Problem(settings, base, float_model, data, held_out, space, evaluator, notes)
+    return Problem(settings, base, float_model, data, held_out, plan.space, plan, evaluator, notes)
 
 
 def expected_cost(float_model: FloatModel, data: CalibrationData) -> CostModel:
@@ -182,21 +186,11 @@ def _identity(evaluator: object) -> str:
     return f"{name} {getattr(evaluator, 'identity', '')}".rstrip()
 
 
-def _unsupported(settings: AutoSearchConfig) -> tuple[str, ...]:
-    if settings.advanced_fastft_search:
-        raise ConfigError(
-            "advanced_fastft_search: FastFinetune is not available in this version; set it to false"
-        )
+def _check_supported(settings: AutoSearchConfig) -> None:
     if settings.search_devices != "cpu":
         raise ConfigError(
             f"search_devices: {settings.search_devices!r} is not available in this version; use 'cpu'"
         )
-    if settings.two_stage_search:
-        return (
-            "two_stage_search has no effect: FastFinetune, its second stage, is not available in this"
-            " version; running the standard search",
-        )
-    return ()
 
 
 def _evaluator(settings: AutoSearchConfig, float_model: FloatModel, data: CalibrationData) -> Evaluator:

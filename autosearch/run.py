@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from logging import Logger
 from typing import Any
 
@@ -20,6 +19,7 @@ from autosearch.problem import Problem
 from autosearch.samplers import History, Known, Proposal
 from autosearch.search_log import environment, log_result, measured, trial_line
 from autosearch.space import Configuration
+from autosearch.stage import Stage
 from autosearch.stop import stop_reason
 from autosearch.study import SearchStudy
 from autosearch.time_left import TimeLeft
@@ -67,7 +67,9 @@ class Run:
         self.earlier_s = study.elapsed_s()
         self.models = ModelFiles(problem.models_dir)
         self.ledger = Ledger(problem.metric, problem.settings.search_metric_tolerance, float_value)
-        self.time_left = TimeLeft(problem.space)
+        self.stage = problem.plan.first
+        self.before_stage = 0
+        self.time_left = TimeLeft(self.stage.space, self.stage.later)
         self.write_log_after = time.monotonic() + _LOG_EVERY_S
 
     @property
@@ -88,7 +90,7 @@ class Run:
             InProcess(objective) if settings.n_jobs == 1 else WorkerProcesses(objective, settings.n_jobs)
         )
         try:
-            reason = self._loop(executor)
+            reason = self._search_stages(executor)
         finally:
             executor.close()
             self._write_best()
@@ -118,34 +120,56 @@ class Run:
             self.ledger.set_model(trial.number, path)
         self.log.info("Continuing after %d trials", len(earlier))
 
-    def _loop(self, executor: Executor) -> str:
-        sampler = self.problem.sampler()
-        history = History(self.ledger.known, self.study.study)
+    def _search_stages(self, executor: Executor) -> str:
+        """One stage after another; why the last one ended."""
+        # one bar, in the parent; tqdm itself keeps quiet where there is no terminal
+        with tqdm(initial=len(self.ledger.trials), unit="trial", disable=None) as bar:
+            stage: Stage | str = self.problem.plan.first
+            while isinstance(stage, Stage):
+                self._begin(stage)
+                bar.total = self.total
+                reason = self._loop(executor, bar)
+                if reason is not None:
+                    return reason
+                stage = self.problem.plan.after(stage, self.ledger)
+        return stage
+
+    def _begin(self, stage: Stage) -> None:
+        self.stage = stage
+        self.before_stage = sum(trial.stage != stage.name for trial in self.ledger.trials.values())
+        self.time_left = self.time_left.at_stage(stage.space, stage.later)
+        if stage.introduction is not None:
+            self.log.info(stage.introduction)
+        for line in stage.space.describe(first=0).lines():
+            self.log.info(line)
+
+    def _loop(self, executor: Executor, bar: tqdm[Any]) -> str | None:
+        """One stage; why the search ends within it, or None at the end of its space."""
+        sampler = self.stage.sampler(self.problem.settings.search_seed)
+        history = History(self.ledger.known, self.study.begin_stage(self.stage.name))
         running: dict[int, _Running] = {}
         exhausted = False
-        # one bar, in the parent; tqdm itself keeps quiet where there is no terminal
-        with tqdm(total=self.total, initial=len(self.ledger.trials), unit="trial", disable=None) as bar:
-            while True:
-                reason = self._stop_reason()
-                while reason is None and not exhausted and len(running) < executor.slots:
-                    if self._limit_reached_with(len(running)):
-                        break
-                    proposal = sampler.propose(history)
-                    exhausted = proposal is None
-                    if proposal is not None:
-                        self._start(proposal, executor, running)
-                if not running:
-                    return reason or "every configuration of the space has been tried"
-                number, outcome = executor.next()
-                self._finish(number, running.pop(number), outcome, executor.slots)
-                bar.set_postfix_str(self._best_so_far(), refresh=False)
-                bar.update()
+        while True:
+            reason = self._stop_reason()
+            while reason is None and not exhausted and len(running) < executor.slots:
+                if self._limit_reached_with(len(running)):
+                    break
+                proposal = sampler.propose(history)
+                exhausted = proposal is None
+                if proposal is not None:
+                    self._start(proposal, executor, running)
+            if not running:
+                return reason
+            number, outcome = executor.next()
+            self._finish(number, running.pop(number), outcome, executor.slots)
+            bar.set_postfix_str(self._best_so_far(), refresh=False)
+            bar.update()
 
     def _start(self, proposal: Proposal, executor: Executor, running: dict[int, _Running]) -> None:
-        configuration = proposal.configuration
-        number = self.study.start(proposal, *self.problem.space.trial_params(configuration))
+        configuration, stage = proposal.configuration, self.stage
+        number = self.study.start(proposal, *stage.space.trial_params(configuration), stage.name)
         self.ledger.known[configuration.digest] = Known(number)
-        running[number] = _Running(configuration, datetime.now())
+        running[number] = _Running(configuration, datetime.now(), stage.name)
         executor.submit(number, configuration.config, self.models.path(configuration.digest))
 
     def _finish(self, number: int, ran: _Running, outcome: Outcome, slots: int) -> None:
@@ -177,22 +201,18 @@ class Run:
 
     def _limit_reached_with(self, running: int) -> bool:
         """Whether the trials that are running may be the last ones."""
-        limit = self.problem.settings.search_stop_condition.iteration_limit
+        limit = self.stage.limits.trials
         return limit is not None and len(self.ledger.trials) + running >= limit
 
     def _stop_reason(self) -> str | None:
         if self.interruption.is_set():
             return "interrupted"
-        limits = self.problem.settings.search_stop_condition.limits
-        return self.ledger.hopeless() or stop_reason(limits, self.ledger.progress(self.elapsed_s))
+        return self.ledger.hopeless() or stop_reason(self.stage.limits, self.ledger.progress(self.elapsed_s))
 
-    @cached_property
+    @property
     def total(self) -> int | None:
         """How many trials there can be; None if nobody knows."""
-        space, limit = self.problem.space, self.problem.settings.search_stop_condition.iteration_limit
-        distinct = len(space.enumeration) if space.is_enumerable else space.raw_size
-        known_sizes = [size for size in (distinct, limit) if size is not None]
-        return min(known_sizes, default=None)
+        return self.stage.total(self.before_stage)
 
     @property
     def _position(self) -> str:
@@ -204,7 +224,7 @@ class Run:
         if self.total is None:
             return ""
         left = self.time_left.seconds(self.total - len(self.ledger.trials)) / slots
-        limit = self.problem.settings.search_stop_condition.time_limit
+        limit = self.stage.limits.time_limit_s
         if limit is not None:
             left = min(left, max(0.0, limit - self.elapsed_s))
         return f"; about {left:.0f} s left"
@@ -258,7 +278,7 @@ class Run:
         )
         self.log.info(
             "%s by %s, %s, metric %s (%s), tolerance %s",
-            settings.search_algo,
+            problem.plan.described,
             type(problem.evaluator).__name__,
             f"seed {settings.search_seed}, {settings.n_jobs} job(s)",
             problem.metric.name,
@@ -269,8 +289,6 @@ class Run:
         )
         for note in problem.notes:
             self.log.warning(note)
-        for line in problem.space.describe(first=0).lines():
-            self.log.info(line)
 
     def _end(self, reason: str, stages: Mapping[str, StageCount]) -> SearchResult:
         self._restore_models()
@@ -297,6 +315,7 @@ class _Running:
 
     configuration: Configuration
     started: datetime
+    stage: str | None
 
     def ended(self, number: int, outcome: Outcome) -> Trial:
         """The trial with its outcome, still to be judged."""
@@ -311,4 +330,5 @@ class _Running:
             is_candidate=False,
             started=self.started,
             ended=datetime.now(),
+            stage=self.stage,
         )

@@ -14,6 +14,7 @@ class Limits:
         find_best_candidate: End after this many trials in a row without a better candidate, counted
             from the first candidate on.
         iteration_limit: End after this many trials.
+        n_trials: The same, as the advanced FastFinetune search calls it.
         time_limit_s: End after this many seconds of wall-clock time, all of it counted.
     """
 
@@ -21,6 +22,14 @@ class Limits:
     find_best_candidate: int | None = None
     iteration_limit: int | None = None
     time_limit_s: float | None = None
+    n_trials: int | None = None
+
+    @property
+    def trials(self) -> int | None:
+        """The least number of trials that ends the search."""
+        return min(
+            (limit for limit in (self.iteration_limit, self.n_trials) if limit is not None), default=None
+        )
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ def stop_reason(limits: Limits, progress: Progress) -> str | None:
         return f"find_best_candidate: no better candidate in the last {waited} trials"
     if limits.iteration_limit is not None and progress.trials >= limits.iteration_limit:
         return f"iteration_limit: {progress.trials} trials"
+    if limits.n_trials is not None and progress.trials >= limits.n_trials:
+        return f"n_trials: {progress.trials} trials"
     if limits.time_limit_s is not None and progress.seconds >= limits.time_limit_s:
         return f"time_limit: {progress.seconds:.1f} s of {limits.time_limit_s:g} s"
     return None

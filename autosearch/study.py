@@ -18,6 +18,7 @@ from sqlalchemy import event
 
 from autosearch.errors import StudyError
 from autosearch.samplers import Known, Proposal
+from autosearch.study_view import since
 from autosearch.trial import Outcome, Trial
 from evaluators import Direction
 
@@ -25,6 +26,7 @@ _FINGERPRINT = "autosearch:fingerprint"
 _CONFIGURATION = "configuration"
 _OUTCOME = "outcome"
 _REPEAT = "repeat_of"
+_STAGE = "stage"
 _ABANDONED = "abandoned"
 _SQLITE_TIMEOUT_S = 60
 
@@ -89,6 +91,7 @@ class SearchStudy:
         )
         self._storage = storage
         self._id = storage.get_study_id_from_name(self.name)
+        self._asked_study = self.study
         self._asked: set[int] = set()  # running trials that a sampler of Optuna's proposed
         stored = self.study.user_attrs.get(_FINGERPRINT)
         if stored is None:
@@ -126,14 +129,34 @@ class SearchStudy:
                 abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
         return trials, abandoned
 
+    def begin_stage(self, stage: str | None) -> optuna.Study:
+        """What samplers of this stage ask; trials of earlier stages tell them nothing.
+
+        Args:
+            stage: None = there is one alone, which sees all trials.
+        """
+        others = (
+            frozen.number
+            for frozen in self.study.get_trials(deepcopy=False)
+            if frozen.user_attrs.get(_STAGE, stage) != stage
+        )
+        first = max(others, default=-1) + 1
+        self._asked_study = since(self.study, self._storage, first) if first else self.study
+        return self._asked_study
+
     def start(
-        self, proposal: Proposal, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+        self,
+        proposal: Proposal,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        stage: str | None = None,
     ) -> int:
         """Records that a configuration is being tried, in one write, and returns its number.
 
         Args:
             proposal: A trial that the study has asked for already, or a configuration alone.
             params, distributions: For the latter: the trial's parameters in the study.
+            stage: Recorded with it.
         """
         configuration = proposal.configuration
         described = {
@@ -143,8 +166,10 @@ class SearchStudy:
             "params": dict(configuration.params),
             "config": configuration.config.to_dict(),
         }
+        attributes = {_CONFIGURATION: described, **({} if stage is None else {_STAGE: stage})}
         if proposal.trial is not None:
-            proposal.trial.set_user_attr(_CONFIGURATION, described)
+            for name, value in attributes.items():
+                proposal.trial.set_user_attr(name, value)
             self._asked.add(proposal.trial.number)
             return proposal.trial.number
         template = FrozenTrial(
@@ -156,7 +181,7 @@ class SearchStudy:
             datetime_complete=None,
             params=dict(params),
             distributions=dict(distributions),
-            user_attrs={_CONFIGURATION: described},
+            user_attrs=attributes,
             system_attrs={},
             intermediate_values={},
         )
@@ -191,7 +216,9 @@ class SearchStudy:
             self._end(trial.number, value)
             return
         self._asked.remove(trial.number)  # its sampler wants to be told, which costs some reads
-        self.study.tell(trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+        self._asked_study.tell(
+            trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE
+        )
 
     def _end(self, number: int, value: float | None) -> None:
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
@@ -227,6 +254,7 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
         is_candidate=record["is_candidate"],
         started=datetime.fromisoformat(record["started"]),
         ended=datetime.fromisoformat(record["ended"]),
+        stage=frozen.user_attrs.get(_STAGE),
     )
 
 

@@ -47,6 +47,7 @@ class Trial:
         difference: Of the searched metric against the float model; None if it failed.
         is_candidate: Whether the difference is within tolerance.
         started, ended: Local time.
+        stage: Of a search in stages; None where there is one alone.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Trial:
     is_candidate: bool
     started: datetime
     ended: datetime
+    stage: str | None = None
 
     @property
     def state(self) -> State:

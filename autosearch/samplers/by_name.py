@@ -20,6 +20,9 @@ from autosearch.samplers.random import RandomSampler
 from autosearch.space import SearchSpace
 from quant.errors import ConfigError, nearest
 
+STARTUP_TRIALS = 10
+"""Optuna's own choice."""
+
 
 class _BruteForceSampler(optuna.samplers.BruteForceSampler):
     """Optuna's, without its call to `Study.stop`, which ask and tell have no use for."""
@@ -28,26 +31,32 @@ class _BruteForceSampler(optuna.samplers.BruteForceSampler):
         """Leaves it to the caller to find that nothing is left."""
 
 
-_OWN: Mapping[str, Callable[[SearchSpace, int | None], Sampler]] = {
+OWN: Mapping[str, Callable[[SearchSpace, int | None], Sampler]] = {
     "grid_search": lambda space, seed: GridSampler(space),
     "random": RandomSampler,
     "priority": lambda space, seed: PrioritySampler(space),
 }
 
-_OPTUNA: Mapping[str, Callable[[int | None], BaseSampler]] = {
-    "TPESampler": lambda seed: optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True),
-    "RandomSampler": lambda seed: optuna.samplers.RandomSampler(seed),
-    "CmaEsSampler": lambda seed: optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False),
-    "GPSampler": lambda seed: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False),
-    "NSGAIISampler": lambda seed: optuna.samplers.NSGAIISampler(seed=seed),
-    "NSGAIIISampler": lambda seed: optuna.samplers.NSGAIIISampler(seed=seed),
-    "QMCSampler": lambda seed: optuna.samplers.QMCSampler(
+_OPTUNA: Mapping[str, Callable[[int | None, int], BaseSampler]] = {
+    "TPESampler": lambda seed, startup: optuna.samplers.TPESampler(
+        seed=seed, multivariate=True, group=True, n_startup_trials=startup
+    ),
+    "RandomSampler": lambda seed, startup: optuna.samplers.RandomSampler(seed),
+    "CmaEsSampler": lambda seed, startup: optuna.samplers.CmaEsSampler(
+        seed=seed, warn_independent_sampling=False
+    ),
+    "GPSampler": lambda seed, startup: optuna.samplers.GPSampler(
+        seed=seed, n_startup_trials=startup, warn_independent_sampling=False
+    ),
+    "NSGAIISampler": lambda seed, startup: optuna.samplers.NSGAIISampler(seed=seed),
+    "NSGAIIISampler": lambda seed, startup: optuna.samplers.NSGAIIISampler(seed=seed),
+    "QMCSampler": lambda seed, startup: optuna.samplers.QMCSampler(
         seed=seed,
         scramble=True,
         warn_independent_sampling=False,
         warn_asynchronous_seeding=False,
     ),
-    "BruteForceSampler": lambda seed: _BruteForceSampler(seed),
+    "BruteForceSampler": lambda seed, startup: _BruteForceSampler(seed),
 }
 """By Optuna's class name; the short names of `SHORT_NAMES` mean the same."""
 
@@ -72,11 +81,15 @@ _PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 def sampler_names() -> tuple[str, ...]:
     """Every name that `make_sampler` takes."""
-    return (*_OWN, *SHORT_NAMES, *_OPTUNA)
+    return (*OWN, *SHORT_NAMES, *_OPTUNA)
 
 
 def make_sampler(
-    name: str, space: SearchSpace, seed: int | None = None, place: str = "search_algo"
+    name: str,
+    space: SearchSpace,
+    seed: int | None = None,
+    place: str = "search_algo",
+    startup_trials: int = STARTUP_TRIALS,
 ) -> Sampler:
     """The sampler of that name, upper and lower case alike.
 
@@ -87,6 +100,7 @@ def make_sampler(
         space: What to sample from.
         seed: Of all randomness; None = from the operating system.
         place: Where the name is written, for errors.
+        startup_trials: At random, before TPE and GP begin to learn.
 
     Raises:
         ConfigError: If there is no such sampler, if a package that it needs is missing, or if it
@@ -96,8 +110,8 @@ def make_sampler(
     found = known.get(name.casefold())
     if found is None:
         raise ConfigError(f"{place}: unknown sampler {name!r}{nearest(name, sampler_names())}")
-    if found in _OWN:
-        return _OWN[found](space, seed)
+    if found in OWN:
+        return OWN[found](space, seed)
     class_name = SHORT_NAMES.get(found, found)
     extra, packages = _PACKAGES.get(class_name, ("", ()))
     missing = [package for package in packages if find_spec(package) is None]
@@ -110,4 +124,4 @@ def make_sampler(
         space.require_finite()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return OptunaSampler(space, _OPTUNA[class_name](seed), seed)
+        return OptunaSampler(space, _OPTUNA[class_name](seed, startup_trials), seed)

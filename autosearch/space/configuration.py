@@ -20,6 +20,8 @@ _SHORT_NAMES = {
     "extra_options.CalibMovingAverageConstant": "constant",
 }
 
+_LONG_NUMBER = 10
+
 
 @dataclass(frozen=True)
 class Point:
@@ -105,4 +107,6 @@ def _word(key: str, value: object) -> str:
         return "" if value == DEFAULTS[key] else said
     if isinstance(value, list):
         return f"{name} [{' '.join(str(item) for item in value)}]"
+    if isinstance(value, float) and len(repr(value)) > _LONG_NUMBER:
+        return f"{name} {value:.6g}"  # drawn from a continuous range
     return f"{name} {value}"

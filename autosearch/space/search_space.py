@@ -27,7 +27,7 @@ from autosearch.space.rules import (
     refusal,
     stripped_keys,
 )
-from autosearch.space.suggest import offered, suggest_point, trial_params
+from autosearch.space.suggest import SPACE, offered, suggest_point, trial_params
 from quant.config import QuantConfig
 from quant.errors import ConfigError
 
@@ -65,6 +65,22 @@ class SearchSpace:
         self.cost_model = cost_model or CostModel()
         self.rules = tuple(rules)
         self.limit = limit
+        self._chooser = SPACE
+        self._named: frozenset[str] = frozenset()
+
+    def with_parts(self, parts: Sequence[Part], chooser: str = SPACE) -> SearchSpace:
+        """A space of other parts, priced and filtered alike; its configurations are told apart alike.
+
+        Args:
+            parts: At least one.
+            chooser: Name of the parameter that chooses a part. Where both spaces are searched in one
+                study, theirs must differ: a parameter has the same choices in all trials.
+        """
+        space = SearchSpace({}, cost_model=self.cost_model, rules=self.rules, limit=self.limit)
+        space.parts = tuple(parts)
+        space._chooser = chooser
+        space._named = self._varying
+        return space
 
     @cached_property
     def raw_size(self) -> int | None:
@@ -85,6 +101,11 @@ class SearchSpace:
             for value in written.extremes if written else (part.base[key],):
                 values[canonical_json(value)] = value
         return tuple(values.values())
+
+    @cached_property
+    def size(self) -> int | None:
+        """Number of distinct configurations; of points where it is not enumerated, None if infinite."""
+        return len(self.enumeration) if self.is_enumerable else self.raw_size
 
     @property
     def is_enumerable(self) -> bool:
@@ -167,7 +188,7 @@ class SearchSpace:
 
     def suggest(self, trial: BaseTrial) -> Configuration:
         """Asks an Optuna trial for a configuration; only keys that matter become parameters."""
-        return self.at(suggest_point(self.parts, self.rules, trial))
+        return self.at(suggest_point(self.parts, self.rules, trial, self._chooser))
 
     def trial_params(
         self, configuration: Configuration
@@ -178,7 +199,7 @@ class SearchSpace:
             Parameters and their distributions, by Optuna's name: what
             ``study.enqueue_trial(params)`` and ``create_trial(params=, distributions=)`` take.
         """
-        return trial_params(self.parts, self.rules, configuration.point)
+        return trial_params(self.parts, self.rules, configuration.point, self._chooser)
 
     def describe(self, first: int = 5) -> SpaceReport:
         """What the space amounts to, for the log: sizes, what each rule did, cost, first configurations."""
@@ -198,8 +219,8 @@ class SearchSpace:
 
     @cached_property
     def _varying(self) -> frozenset[str]:
-        """Keys that do not have one value all over the space."""
-        varying = {key for key in self.parts[0].base if len(self.values_of(key)) > 1}
+        """Keys that do not have one value all over the space, or the one that this is part of."""
+        varying = {key for key in self.parts[0].base if len(self.values_of(key)) > 1} | self._named
         if NUM_ITER_LR in varying:  # in the effective form, the pair is the two keys
             varying = varying - {NUM_ITER_LR} | {NUM_ITERATIONS, LEARNING_RATE}
         return frozenset(varying)

@@ -28,12 +28,14 @@ from autosearch.space.parts import Part
 from autosearch.space.rules import Drop, Rule, Strip, apply_rules
 
 SPACE = "space"
-"""Name of the parameter that chooses a part."""
+"""Name of the parameter that chooses a part, unless another one is given."""
 
 
-def suggest_point(parts: Sequence[Part], rules: Sequence[Rule], trial: BaseTrial) -> Point:
+def suggest_point(
+    parts: Sequence[Part], rules: Sequence[Rule], trial: BaseTrial, chooser: str = SPACE
+) -> Point:
     """Asks a trial for a point."""
-    number = int(_ask(trial, SPACE, _part_numbers(parts))) if len(parts) > 1 else 0
+    number = int(_ask(trial, chooser, _part_numbers(parts))) if len(parts) > 1 else 0
     prefix = _prefix(parts, number)
 
     def ask(dimension: Dimension) -> Any:
@@ -44,15 +46,15 @@ def suggest_point(parts: Sequence[Part], rules: Sequence[Rule], trial: BaseTrial
 
 
 def trial_params(
-    parts: Sequence[Part], rules: Sequence[Rule], point: Point
+    parts: Sequence[Part], rules: Sequence[Rule], point: Point, chooser: str = SPACE
 ) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
     """The parameters of a trial that would be suggested this point, and their distributions."""
     prefix = _prefix(parts, point.part)
     params: dict[str, Any] = {}
     distributions: dict[str, BaseDistribution] = {}
     if len(parts) > 1:
-        params[SPACE] = point.part
-        distributions[SPACE] = _part_numbers(parts)
+        params[chooser] = point.part
+        distributions[chooser] = _part_numbers(parts)
 
     def record(dimension: Dimension) -> Any:
         value = point.values[dimension.key]

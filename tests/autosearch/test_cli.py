@@ -191,6 +191,24 @@ def test_space_says_what_would_be_searched_and_runs_nothing(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_the_space_of_a_two_stage_search_is_shown_stage_by_stage(tmp_path: Path) -> None:
+    finetune = {"NumIterations": [10, 20, 30]}
+    space = {
+        "per_channel": [True, False],
+        "include_fast_ft": True,
+        "extra_options": {"FastFinetune": finetune},
+    }
+    job = write_job(tmp_path / "job", search_space=space, two_stage_search=True)
+    done = run_command("space", job, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Stage 1 of 2, calibration" in done.stdout
+    assert "search space: 2 points, 2 distinct configurations" in done.stdout
+    assert "search space: 3 points, 3 distinct configurations" in done.stdout
+    done = run_command("space", job, "--set", "search_space.include_fast_ft=false", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.startswith("note: two_stage_search has no effect: include_fast_ft is never true")
+
+
 def test_worker_processes(tmp_path: Path) -> None:
     done = run_command(
         "search", write_job(tmp_path), "--n-jobs", "2", "--set", "keep_models=best", cwd=tmp_path

@@ -67,19 +67,15 @@ def test_how_is_no_part_of_what(posed: Any, tmp_path: Path) -> None:
     assert differing(posed(), posed(**changes)) == set()
 
 
-def test_what_is_not_available_is_said_or_refused(posed: Any) -> None:
+def test_what_is_not_available_is_refused(posed: Any) -> None:
     assert posed().notes == ()
-    (note,) = posed(two_stage_search=True).notes
-    assert "two_stage_search has no effect" in note
-    with pytest.raises(ConfigError, match=r"advanced_fastft_search: .*set it to false"):
-        posed(advanced_fastft_search=True)
     with pytest.raises(ConfigError, match=r"search_devices: 'cuda:0' .*use 'cpu'"):
         posed(search_devices="cuda:0")
 
 
 def test_a_space_of_which_nothing_is_left_is_refused_with_the_reasons(posed: Any) -> None:
-    space = {"include_fast_ft": [True], "per_channel": [True, False]}
-    with pytest.raises(ConfigError, match=r"no configuration is left \(2 of 2: FastFinetune"):
+    space = {"include_auto_mp": [True], "per_channel": [True, False]}
+    with pytest.raises(ConfigError, match=r"no configuration is left \(2 of 2: automatic mixed precision"):
         posed(search_space=space)
 
 

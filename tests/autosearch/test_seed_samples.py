@@ -104,7 +104,7 @@ def test_example_configuration(float_onnx_model_path: str) -> None:
     log = log_text()
     for reason in (
         "automatic mixed precision is not available in this version; dropped",
-        "FastFinetune is not available in this version; dropped",
+        "FastFinetune options only with include_fast_ft; merged",
         "Percentile only with calibrate_method Percentile; merged",
         "CalibMovingAverage only with calibrate_method MinMax; merged",
     ):
@@ -129,7 +129,31 @@ def test_two_stage_search_says_that_it_runs_the_standard_one(float_onnx_model_pa
     assert "running the standard search" in log_text()
 
 
-def test_advanced_fastft_search_is_refused(float_onnx_model_path: str) -> None:
+def test_two_stage_search(float_onnx_model_path: str) -> None:
+    class Auto_search_config:
+        two_stage_search = True
+        search_space = {  # noqa: RUF012
+            "calibrate_method": [CalibrationMethod.MinMax, CalibrationMethod.Percentile],
+            "include_fast_ft": [False, True],
+            "extra_options": {
+                "Percentile": [99.9, 99.99],
+                "FastFinetune": {"NumIterations": [10, 20], "LearningRate": [0.1]},
+            },
+        }
+
+    search = AutoSearch(None, Auto_search_config, float_onnx_model_path, Reader())
+    assert len(search.search_model()) == 3 + 2
+    assert search.result is not None
+    assert [trial.stage for trial in search.result.trials] == ["calibration"] * 3 + ["fast_finetune"] * 2
+    best = min(search.result.trials[:3], key=lambda trial: trial.difference or 0.0)
+    for trial in search.result.trials[3:]:
+        assert {**trial.config, "include_fast_ft": False, "extra_options": None} == {
+            **best.config,
+            "extra_options": None,
+        }
+
+
+def test_advanced_fastft_search(float_onnx_model_path: str) -> None:
     class Auto_search_config:
         advanced_fastft_search = True
         n_jobs = 1
@@ -139,21 +163,28 @@ def test_advanced_fastft_search_is_refused(float_onnx_model_path: str) -> None:
             "extra_options": {"FastFinetune": {"NumIterations": [100, 200], "LearningRate": [1e-3, 1e-7]}}
         }
 
-    with pytest.raises(ConfigError, match=r"advanced_fastft_search: .*not available.*set it to false"):
+    with pytest.raises(ConfigError, match=r"include_fast_ft is false.*set it to true in quantization_config"):
         AutoSearch(QuantConfig(), Auto_search_config, float_onnx_model_path, Reader())
+    quantization_config = QuantConfig(include_fast_ft=True)
+    search = AutoSearch(quantization_config, Auto_search_config, float_onnx_model_path, Reader())
+    candidates = search.search_model()
+    assert len(candidates) == 10
+    finetune = [candidate["config"]["extra_options"]["FastFinetune"] for candidate in candidates]
+    assert all(100 <= one["NumIterations"] <= 200 and 1e-7 <= one["LearningRate"] <= 1e-3 for one in finetune)
+    assert len({one["LearningRate"] for one in finetune}) == 10
 
 
-def test_joint_parameters_are_filtered_with_their_reason(float_onnx_model_path: str) -> None:
-    joint = {"FastFinetune": {"NumIterLR": [[100, 1e-4], [200, 1e-5]]}}
-
+def test_joint_parameters(float_onnx_model_path: str) -> None:
     class Auto_search_config:
-        search_space = {"include_fast_ft": [True], "extra_options": joint}  # noqa: RUF012
+        search_space = {  # noqa: RUF012
+            "include_fast_ft": [True],
+            "extra_options": {"FastFinetune": {"NumIterLR": [[100, 1e-4], [200, 1e-5]]}},
+        }
 
-    with pytest.raises(ConfigError, match="2 of 2: FastFinetune is not available in this version"):
-        AutoSearch(None, Auto_search_config, float_onnx_model_path, Reader())
-    Auto_search_config.search_space = {"include_fast_ft": [True, False], "extra_options": joint}
-    assert len(AutoSearch(None, Auto_search_config, float_onnx_model_path, Reader()).search_model()) == 1
-    assert "2 of 4: FastFinetune is not available in this version; dropped" in log_text()
+    candidates = AutoSearch(None, Auto_search_config, float_onnx_model_path, Reader()).search_model()
+    finetune = [candidate["config"]["extra_options"]["FastFinetune"] for candidate in candidates]
+    assert {(one["NumIterations"], one["LearningRate"]) for one in finetune} == {(100, 1e-4), (200, 1e-5)}
+    assert all(candidate["config"]["include_fast_ft"] for candidate in candidates)
 
 
 def test_a_custom_evaluator_as_plain_function_of_the_class(float_onnx_model_path: str) -> None:

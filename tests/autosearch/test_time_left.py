@@ -18,6 +18,24 @@ def test_the_estimate_follows_what_trials_take(limit: int) -> None:
     assert left.seconds(0) == 0.0
 
 
+def test_later_spaces_are_priced_as_their_own() -> None:
+    space = SearchSpace(SPACE)
+    slow = SearchSpace(
+        {"include_fast_ft": True, "extra_options": {"FastFinetune": {"NumIterations": 10_000}}}
+    )
+    left = TimeLeft(space, [slow])
+    both = left.seconds(space.size + slow.size)
+    assert both == pytest.approx(TimeLeft(space).seconds(space.size) + TimeLeft(slow).seconds(slow.size))
+    assert left.seconds(1) == pytest.approx(TimeLeft(slow).seconds(1))
+
+
+def test_what_was_learned_goes_on_to_the_next_stage() -> None:
+    space = SearchSpace(SPACE)
+    left = TimeLeft(space)
+    left.observe(space.configuration(0), {"quantize": 1.0, "evaluate": 100.0})
+    assert left.at_stage(space).seconds(1) == left.seconds(1) > 50 * TimeLeft(space).seconds(1)
+
+
 def test_slower_trials_make_it_longer() -> None:
     space = SearchSpace(SPACE)
     fast, slow = TimeLeft(space), TimeLeft(space)
