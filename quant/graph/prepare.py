@@ -13,6 +13,7 @@ from quant.errors import ModelError
 from quant.graph.insert import RESERVED_ENDINGS
 from quant.transforms.batch_norm import fold_batch_norms
 from quant.transforms.constant_folding import fold_constants
+from quant.transforms.identities import drop_identities
 from quant.transforms.skip import Skip
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def prepare(model: ir.Model, optimize: bool, opset: int = OPSET) -> tuple[ir.Mod
     _name_nodes(model.graph)
     skipped: tuple[Skip, ...] = ()
     if optimize:
-        common.IdentityEliminationPass()(model)
+        drop_identities(model.graph)
         common.TopologicalSortPass()(model)
         model = fold_constants(model)
         model, skipped = fold_batch_norms(model)
