@@ -34,7 +34,7 @@ UNAVAILABLE = {
 """Switches that are understood but cannot be turned on yet, with the reason."""
 
 
-OTHER_OPTIONS = frozenset({"AutoMixprecision", "EnableSubgraph"})
+OTHER_OPTIONS = frozenset({"AutoMixprecision"})
 """Options of onnxruntime's or Quark's quantizer that this one does not have."""
 
 
@@ -233,6 +233,8 @@ class ExtraOptions(_Config):
         QDQDisableWeightAdjustForInt32Bias: Do not raise a weight's scale where its bias overflows.
         UseQDQContribOps: Q and DQ of the domain com.microsoft, where it has all the types: integers
             of 4 bits and more, without blocks.
+        EnableSubgraph: Quantize what is inside the bodies of If, Loop and Scan too, as what is outside;
+            the transforms leave them alone.
         CalibStridedMinMax, CalibMaxIntermediateOutputs: No effect; calibration always streams.
         CLESteps: Rounds of cross-layer equalization; -1 = until it changes no more.
         CLEScaleAppendBias: Count the bias in a channel's range.
@@ -271,6 +273,7 @@ class ExtraOptions(_Config):
     ActivationRestrictedAsymmetric: bool = False
     QDQDisableWeightAdjustForInt32Bias: bool = False
     UseQDQContribOps: bool = False
+    EnableSubgraph: bool = False
     CalibStridedMinMax: int | None = Field(default=None, gt=0)
     CalibMaxIntermediateOutputs: int | None = Field(default=None, gt=0)
     CLESteps: int = Field(default=2, ge=-1)

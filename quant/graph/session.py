@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from quant.errors import ModelError
+from quant.graph.exposure import expose
 
 _LARGEST_BYTES = 1 << 30
 """Weights beyond this travel through a file: protobuf messages end at 2 GiB."""
@@ -36,7 +37,7 @@ def float_session(
 
     Args:
         model: Any model; left as it is.
-        outputs: Names of values that become outputs.
+        outputs: Names of values that become outputs, as `expose` makes them.
         providers: onnxruntime's execution providers.
         threads: Of the session; 0 = all cores.
 
@@ -56,18 +57,12 @@ def float_session(
     options.log_severity_level = _ERRORS_ONLY
     with ExitStack() as stack:
         try:
-            source = _source(_with_outputs(model, outputs), stack)
+            model = model.clone()
+            expose(model, outputs)
+            source = _source(model, stack)
             yield ort.InferenceSession(source, options, providers=list(providers))
         except _ERRORS as error:
             raise ModelError(f"model: onnxruntime cannot run it: {error}") from error
-
-
-def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    model = model.clone()
-    values = ir.convenience.create_value_mapping(model.graph)
-    present = {value.name for value in model.graph.outputs}
-    model.graph.outputs.extend(values[name] for name in names if name not in present)
-    return model
 
 
 def _source(model: ir.Model, stack: ExitStack) -> bytes | str:
