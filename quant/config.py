@@ -37,6 +37,16 @@ UNAVAILABLE = {
 OTHER_OPTIONS = frozenset({"AutoMixprecision"})
 """Options of onnxruntime's or Quark's quantizer that this one does not have."""
 
+OTHER_NAMES = {
+    "CalibPercentile": "use Percentile",
+    "DefaultTensorType": "types are inferred; float32 and float16 tensors are quantized",
+    "SmoothQuant": "use include_sq, beside extra_options",
+    "SmoothQuantAlpha": "use SmoothAlpha",
+    "SmoothQuantFolding": "SmoothQuant always folds where it can; leave it out",
+    "extra.Sigmoid.nnapi": "it is for NNAPI alone; leave it out",
+}
+"""onnxruntime's options that are called something else here or have no counterpart, with the remedy."""
+
 
 def _enum_parser(what: str, members: Mapping[str, Enum]) -> BeforeValidator:
     """Accepts a member or its name: ``QuantType.QInt8``, ``"QInt8"``, ``"QuantType.QInt8"``."""
@@ -107,6 +117,8 @@ def _describe(model: type[BaseModel], item: dict[str, Any], place: tuple[str, ..
         where = f"{'.'.join(parents)}: " if parents else ""
         if key in OTHER_OPTIONS:
             return f"{where}unknown key {key!r}: not available in this version; leave it out"
+        if key in OTHER_NAMES:
+            return f"{where}unknown key {key!r}: {OTHER_NAMES[key]}"
         return f"{where}unknown key {key!r}{nearest(key, model.model_fields)}"
     where = ".".join((*parents, key))
     cause = item.get("ctx", {}).get("error")

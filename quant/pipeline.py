@@ -41,6 +41,7 @@ from quant.graph.operators import place
 from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.prepare import prepare
 from quant.graph.save import save_model
+from quant.graph.session import check_providers
 from quant.graph.shared_weights import SharedWeights
 from quant.grids import Grids
 from quant.parameters import avoid_bias_overflow, parameter_tensors, tensor_bits
@@ -169,6 +170,7 @@ class Pipeline:
         Raises:
             QuantError: Of the kind that names the culprit.
         """
+        check_providers(config.execution_providers)
         transformed = self.transform(config)
         plan = self._plan_seen(transformed, config)
         placement = plan.placement

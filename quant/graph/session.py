@@ -29,6 +29,20 @@ _ERRORS = (
 """onnxruntime's exceptions, which have no base class of their own."""
 
 
+def check_providers(providers: Sequence[str]) -> None:
+    """Refuses execution providers that onnxruntime does not have here.
+
+    Raises:
+        ModelError: With their names and those of the ones that it has.
+    """
+    missing = set(providers) - set(ort.get_available_providers())
+    if missing:
+        raise ModelError(
+            f"execution_providers: onnxruntime here has no {', '.join(sorted(missing))}; it has"
+            f" {', '.join(ort.get_available_providers())}"
+        )
+
+
 @contextmanager
 def float_session(
     model: ir.Model, outputs: Sequence[str], providers: Sequence[str], threads: int
@@ -44,12 +58,7 @@ def float_session(
     Raises:
         ModelError: If onnxruntime cannot run the model or lacks a provider.
     """
-    missing = set(providers) - set(ort.get_available_providers())
-    if missing:
-        raise ModelError(
-            f"execution_providers: onnxruntime here has no {', '.join(sorted(missing))}; it has"
-            f" {', '.join(ort.get_available_providers())}"
-        )
+    check_providers(providers)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     # between two runs the cores belong to whoever looks at the outputs
