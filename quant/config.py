@@ -32,8 +32,18 @@ UNAVAILABLE = {
 """Switches that are understood but cannot be turned on yet, with the reason."""
 
 
-OTHER_OPTIONS = frozenset({"AutoMixprecision", "EnableSubgraph"})
+OTHER_OPTIONS = frozenset({"AutoMixprecision"})
 """Options of onnxruntime's or Quark's quantizer that this one does not have."""
+
+OTHER_NAMES = {
+    "CalibPercentile": "use Percentile",
+    "DefaultTensorType": "types are inferred; float32 and float16 tensors are quantized",
+    "SmoothQuant": "use include_sq, beside extra_options",
+    "SmoothQuantAlpha": "use SmoothAlpha",
+    "SmoothQuantFolding": "SmoothQuant always folds where it can; leave it out",
+    "extra.Sigmoid.nnapi": "it is for NNAPI alone; leave it out",
+}
+"""onnxruntime's options that are called something else here or have no counterpart, with the remedy."""
 
 
 def _enum_parser(what: str, members: Mapping[str, Enum]) -> BeforeValidator:
@@ -105,6 +115,8 @@ def _describe(model: type[BaseModel], item: dict[str, Any], place: tuple[str, ..
         where = f"{'.'.join(parents)}: " if parents else ""
         if key in OTHER_OPTIONS:
             return f"{where}unknown key {key!r}: not available in this version; leave it out"
+        if key in OTHER_NAMES:
+            return f"{where}unknown key {key!r}: {OTHER_NAMES[key]}"
         return f"{where}unknown key {key!r}{nearest(key, model.model_fields)}"
     where = ".".join((*parents, key))
     cause = item.get("ctx", {}).get("error")
@@ -261,6 +273,8 @@ class ExtraOptions(_Config):
         QDQDisableWeightAdjustForInt32Bias: Do not raise a weight's scale where its bias overflows.
         UseQDQContribOps: Q and DQ of the domain com.microsoft, where it has all the types: integers
             of 4 bits and more, without blocks.
+        EnableSubgraph: Quantize what is inside the bodies of If, Loop and Scan too, as what is outside;
+            the transforms leave them alone.
         CalibStridedMinMax, CalibMaxIntermediateOutputs: No effect; calibration always streams.
         CLESteps: Rounds of cross-layer equalization; -1 = until it changes no more.
         CLEScaleAppendBias: Count the bias in a channel's range.
@@ -300,6 +314,7 @@ class ExtraOptions(_Config):
     ActivationRestrictedAsymmetric: bool = False
     QDQDisableWeightAdjustForInt32Bias: bool = False
     UseQDQContribOps: bool = False
+    EnableSubgraph: bool = False
     CalibStridedMinMax: int | None = Field(default=None, gt=0)
     CalibMaxIntermediateOutputs: int | None = Field(default=None, gt=0)
     CLESteps: int = Field(default=2, ge=-1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from quant.graph.operators import place
 from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.prepare import prepare
 from quant.graph.save import save_model
+from quant.graph.session import check_providers
 from quant.graph.shared_weights import SharedWeights
 from quant.grids import Grids
 from quant.parameters import avoid_bias_overflow, parameter_tensors, tensor_bits
@@ -180,8 +181,9 @@ class Pipeline:
         Raises:
             QuantError: Of the kind that names the culprit.
         """
+        check_providers(config.execution_providers)
         transformed = self.transform(config)
-        plan = self._plan(transformed, PlacementOptions.of(config, transformed.inserted))
+        plan = self._plan_seen(transformed, config)
         placement = plan.placement
         if not placement.activations and not placement.weights:
             raise QuantizationError(
@@ -239,9 +241,11 @@ class Pipeline:
     def transform(self, config: QuantConfig) -> Transformed:
         """The graph that the configuration's transforms make."""
         opset = required_opset(config)
+        subgraphs = config.extra_options.EnableSubgraph
         key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model, opset)
+        key += ("subgraphs",) if subgraphs else ()
         model, skipped = self.cache.get(
-            _PREPARE, {"of": key}, lambda: self._prepare(config.optimize_model, opset)
+            _PREPARE, {"of": key}, lambda: self._prepare(config.optimize_model, opset, subgraphs)
         )
         if config.include_cle:
             options = EqualizationOptions.of(config.extra_options)
@@ -252,10 +256,10 @@ class Pipeline:
         transformed = Transformed(model, key, skipped)
         return self._smooth(transformed, config) if config.include_sq else transformed
 
-    def _prepare(self, optimize: bool, opset: int) -> tuple[ir.Model, tuple[Skip, ...]]:
+    def _prepare(self, optimize: bool, opset: int, subgraphs: bool) -> tuple[ir.Model, tuple[Skip, ...]]:
         """The prepared graph, compared with the model on one feed if onnx had to convert it."""
         original = self.float_model.model
-        model, skipped = prepare(original, optimize, opset)
+        model, skipped = prepare(original, optimize, opset, subgraphs=subgraphs)
         if original.opset_imports.get("") != model.opset_imports.get(""):
             check_conversion(original, model, self.data.feeds[0], self.threads)
         return model, skipped
@@ -290,9 +294,9 @@ class Pipeline:
     def statistics(self, transformed: Transformed, config: QuantConfig, tensors: Iterable[str]) -> Statistics:
         """Statistics of at least these tensors, from one pass over all that are ever calibrated."""
         data = self._data(config.extra_options.CalibDataSize)
-        wide = self._plan(
-            transformed, PlacementOptions.of(_WIDEST, transformed.inserted)
-        ).placement.calibrated
+        subgraphs = config.extra_options.EnableSubgraph
+        widest = replace(PlacementOptions.of(_WIDEST, transformed.inserted), subgraphs=subgraphs)
+        wide = self._plan(transformed, widest).placement.calibrated
         parameters = {"of": transformed.key, "data": data.digest, "providers": config.execution_providers}
         wanted = tuple(tensors)
         found = self._pass(transformed, parameters, data, wide, config)
@@ -333,6 +337,20 @@ class Pipeline:
             return _Plan(placement, insert_qdq(transformed.model, placement, options))
 
         return self.cache.get(_PLAN, {"of": transformed.key, "options": asdict(options)}, compute)
+
+    def _plan_seen(self, transformed: Transformed, config: QuantConfig) -> _Plan:
+        """The plan; of bodies only with the tensors that the data gives a value, for others have no range."""
+        options = PlacementOptions.of(config, transformed.inserted)
+        plan = self._plan(transformed, options)
+        while options.subgraphs:
+            calibrated = plan.placement.calibrated
+            statistics = self.statistics(transformed, config, calibrated)
+            unseen = tuple(name for name in calibrated if not statistics[name].batch_min.size)
+            if not unseen:
+                break
+            options = replace(options, unseen=options.unseen + unseen)
+            plan = self._plan(transformed, options)
+        return plan
 
     def _activation_params(
         self, transformed: Transformed, placement: Placement, grids: Grids

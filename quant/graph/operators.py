@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from quant.errors import ConfigError, nearest
+from quant.graph.bodies import bodies_of
 from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.placer import Placer, is_constant, is_standard
 from quant.transforms.skip import Skip
@@ -22,31 +23,34 @@ def place(graph: ir.Graph, options: PlacementOptions) -> Placement:
 
     Args:
         graph: A prepared graph: nodes named and sorted, types known, constants as initializers.
-        options: What the configuration says on placement.
+        options: What the configuration says on placement. With `subgraphs` the bodies of If, Loop and
+            Scan are part of the answer; their scopes must be joined.
 
     Raises:
         ConfigError: If a named node or operator type does not exist.
     """
-    _check_names(graph, options)
+    nodes = tuple(graph.all_nodes() if options.subgraphs else graph)
+    _check_names(graph, nodes, options)
     followers = frozenset(op_type for op_type, rule in TABLE.items() if rule in _FOLLOWERS)
     known, standard = frozenset(_RULES), frozenset(TABLE)
-    placer = Placer(graph, options, _outside(graph, options), known, standard, followers)
-    for node in graph:
+    placer = Placer(graph, nodes, options, _outside(graph, options), known, standard, followers)
+    for node in nodes:
         if placer.wanted(node):
             _RULES[node.op_type](placer, node)
-    for node in graph:
+    for node in nodes:
         if node.op_type in _MOVERS and is_standard(node):
             placer.close_pair(node)
     return placer.result()
 
 
-def _check_names(graph: ir.Graph, options: PlacementOptions) -> None:
+def _check_names(graph: ir.Graph, nodes: Sequence[ir.Node], options: PlacementOptions) -> None:
     names = {node.name or "" for node in graph}
     for key in ("input_nodes", "output_nodes"):
         for name in getattr(options, key):
             if name not in names:
                 raise ConfigError(f"{key}: the model has no node {name!r}{nearest(name, names)}")
-    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    names = {node.name or "" for node in nodes}
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=options.subgraphs)
     for name, override in options.overrides:
         place = f"extra_options.TensorQuantOverrides.{name}"
         if name not in values:
@@ -57,11 +61,13 @@ def _check_names(graph: ir.Graph, options: PlacementOptions) -> None:
 
 
 def _outside(graph: ir.Graph, options: PlacementOptions) -> frozenset[str]:
-    """Names of the nodes before the input nodes and behind the output nodes."""
+    """Names of the nodes before the input nodes and behind the output nodes, and of those inside them."""
     nodes = {node.name: node for node in graph}
     before = _closure([nodes[name] for name in options.input_nodes], ir.Node.predecessors)
     behind = _closure([nodes[name] for name in options.output_nodes], ir.Node.successors)
-    return (before | behind) - {*options.input_nodes, *options.output_nodes}
+    outside = (before | behind) - {*options.input_nodes, *options.output_nodes}
+    bodies = [body for node in graph if node.name in outside for _, body in bodies_of(node)]
+    return outside | {node.name or "" for body in bodies for node in body.all_nodes()}
 
 
 def _closure(start: Iterable[ir.Node], neighbours: Callable[[ir.Node], Sequence[ir.Node]]) -> frozenset[str]:
@@ -121,7 +127,7 @@ def _removable_activation(placer: Placer, node: ir.Node) -> None:
     assert source is not None and source.name is not None and output.name is not None
     if not placer.is_quantized(source):
         return
-    only_reader = len(source.uses()) == 1 and not source.is_graph_output()
+    only_reader = len(source.uses()) == 1 and not source.is_graph_output() and source.graph is node.graph
     if only_reader:  # the range before the clipping is of no use to anybody
         placer.range_source[source.name] = placer.range_source.get(output.name, output.name)
     removable = only_reader and source.producer() is not None and source.name in placer.activations

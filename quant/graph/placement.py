@@ -70,6 +70,8 @@ class PlacementOptions:
             they alone read stays float, and of a quantized tensor they read the float value. The
             output of a pass-through operator is the exception: its values are rounded already, and
             onnxruntime fails on models with a QDQ pair on one side of such an operator.
+        subgraphs: Whether the bodies of If, Loop and Scan are quantized.
+        unseen: Tensors that the calibration data never gave a value; they stay float.
     """
 
     per_channel: bool
@@ -93,6 +95,8 @@ class PlacementOptions:
     dedicated_pairs: bool
     float_weights: bool
     float_nodes: tuple[str, ...] = ()
+    subgraphs: bool = False
+    unseen: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: QuantConfig, float_nodes: tuple[str, ...] = ()) -> PlacementOptions:
@@ -122,6 +126,7 @@ class PlacementOptions:
             dedicated_pairs=options.DedicatedQDQPair,
             float_weights=options.AddQDQPairToWeight,
             float_nodes=float_nodes,
+            subgraphs=options.EnableSubgraph,
         )
 
 

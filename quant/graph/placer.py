@@ -8,6 +8,7 @@ from itertools import count
 import onnx_ir as ir
 
 from quant.errors import ConfigError
+from quant.graph.exposure import hidden_tensors
 from quant.graph.insert import converted_name
 from quant.graph.placement import Bias, Placement, PlacementOptions, Range, Weight
 from quant.graph.selection import select
@@ -24,6 +25,7 @@ class Placer:
 
     Attributes:
         graph: The graph that is visited.
+        nodes: Its nodes and, where bodies are quantized, those in them, in the order of their visits.
         options: What the configuration says on placement.
         outside: Nodes beyond the bounds of what is quantized.
         known: Operator types that have a rule.
@@ -33,6 +35,7 @@ class Placer:
     """
 
     graph: ir.Graph
+    nodes: tuple[ir.Node, ...]
     options: PlacementOptions
     outside: frozenset[str]
     known: frozenset[str]
@@ -47,7 +50,9 @@ class Placer:
     kernel_axes: dict[str, set[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        options, names = self.options, frozenset(node.name or "" for node in self.graph)
+        options, names = self.options, frozenset(node.name or "" for node in self.nodes)
+        self.hidden = hidden_tensors(self.graph) if options.subgraphs else {}
+        self.unseen = frozenset(options.unseen)
         self.channel_axes = dict(options.channel_axes)
         self.overrides = dict(options.overrides)
         types = select(options.op_types_to_quantize, self.known, "op_types_to_quantize", "no rule for")
@@ -138,12 +143,24 @@ class Placer:
         if not is_float(value) or self.is_quantized(value):
             return
         assert value is not None and value.name is not None
-        if self.stays_float(value):
+        if self.stays_float(value) or not self._is_calibrated(value):
             return
         if is_constant(value):
             self.weights[value.name] = Weight(value.name, None, typed_as_weight=False)
         else:
             self.activations[value.name] = value.name
+
+    def _is_calibrated(self, value: ir.Value) -> bool:
+        """Whether there is, as far as known, a range to quantize the tensor to."""
+        reason = self.hidden.get(value)
+        if value.name in self.unseen:
+            reason = "no sample of the calibration data computes it"
+        if reason is None:
+            return True
+        skip = Skip(value.name or "", f"stays float: {reason}")
+        if skip not in self.skipped:
+            self.skipped.append(skip)
+        return False
 
     def activations_of(self, node: ir.Node) -> None:
         for value in node.inputs:

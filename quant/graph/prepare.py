@@ -10,9 +10,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from quant.errors import ModelError
+from quant.graph.bodies import join_scopes
 from quant.graph.insert import RESERVED_ENDINGS
 from quant.transforms.batch_norm import fold_batch_norms
 from quant.transforms.constant_folding import fold_constants
+from quant.transforms.identities import drop_identities
 from quant.transforms.skip import Skip
 
 _log = logging.getLogger(__name__)
@@ -26,13 +28,16 @@ _SMALL_BYTES = 1024
 shapes, axes and pads, never of weights."""
 
 
-def prepare(model: ir.Model, optimize: bool, opset: int = OPSET) -> tuple[ir.Model, tuple[Skip, ...]]:
+def prepare(
+    model: ir.Model, optimize: bool, opset: int = OPSET, *, subgraphs: bool = False
+) -> tuple[ir.Model, tuple[Skip, ...]]:
     """A copy at opset 21 with every constant an initializer, every node named and every type known.
 
     Args:
         model: A float model, left as it is.
         optimize: Also fold constants and BatchNormalization, and drop identities and unused nodes.
         opset: The least that the result may have.
+        subgraphs: Also make the bodies of If, Loop and Scan ready to be quantized (`join_scopes`).
 
     Returns:
         The copy, which shares the weights' memory, and the BatchNormalizations that stayed.
@@ -52,13 +57,15 @@ def prepare(model: ir.Model, optimize: bool, opset: int = OPSET) -> tuple[ir.Mod
     _name_nodes(model.graph)
     skipped: tuple[Skip, ...] = ()
     if optimize:
-        common.IdentityEliminationPass()(model)
+        drop_identities(model.graph)
         common.TopologicalSortPass()(model)
         model = fold_constants(model)
         model, skipped = fold_batch_norms(model)
         common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
-    _free_names(model.graph)
+    if subgraphs:
+        join_scopes(model)
+    _free_names(model.graph, subgraphs)
     _infer_types(model)
     return model, skipped
 
@@ -150,9 +157,9 @@ def _without_weights(model: ir.Model, function: Callable[[onnx.ModelProto], onnx
     return result
 
 
-def _free_names(graph: ir.Graph) -> None:
+def _free_names(graph: ir.Graph, subgraphs: bool) -> None:
     """Renames inner values that are called as the quantization parameters of another one will be."""
-    values = ir.convenience.create_value_mapping(graph, include_subgraphs=False)
+    values = ir.convenience.create_value_mapping(graph, include_subgraphs=subgraphs)
     fixed = {value.name for value in (*graph.inputs, *graph.outputs)}
     for name, value in values.items():
         reserved = any(name.endswith(end) and name.removesuffix(end) in values for end in RESERVED_ENDINGS)

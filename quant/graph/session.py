@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from quant.errors import ModelError
+from quant.graph.exposure import expose
 
 _LARGEST_BYTES = 1 << 30
 """Weights beyond this travel through a file: protobuf messages end at 2 GiB."""
@@ -31,6 +32,21 @@ _ERRORS = (
 """onnxruntime's exceptions, which have no base class of their own."""
 
 
+def check_providers(providers: Sequence[Provider]) -> None:
+    """Refuses execution providers that onnxruntime does not have here.
+
+    Raises:
+        ModelError: With their names and those of the ones that it has.
+    """
+    names = {provider if isinstance(provider, str) else provider[0] for provider in providers}
+    missing = names - set(ort.get_available_providers())
+    if missing:
+        raise ModelError(
+            f"execution_providers: onnxruntime here has no {', '.join(sorted(missing))}; it has"
+            f" {', '.join(ort.get_available_providers())}"
+        )
+
+
 @contextmanager
 def float_session(
     model: ir.Model,
@@ -43,7 +59,7 @@ def float_session(
 
     Args:
         model: Any model; left as it is.
-        outputs: Names of values that become outputs.
+        outputs: Names of values that become outputs, as `expose` makes them.
         providers: onnxruntime's execution providers.
         threads: Of the session; 0 = all cores.
         config: Session config entries.
@@ -51,13 +67,7 @@ def float_session(
     Raises:
         ModelError: If onnxruntime cannot run the model or lacks a provider.
     """
-    names = {provider if isinstance(provider, str) else provider[0] for provider in providers}
-    missing = names - set(ort.get_available_providers())
-    if missing:
-        raise ModelError(
-            f"execution_providers: onnxruntime here has no {', '.join(sorted(missing))}; it has"
-            f" {', '.join(ort.get_available_providers())}"
-        )
+    check_providers(providers)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     # between two runs the cores belong to whoever looks at the outputs
@@ -67,18 +77,12 @@ def float_session(
     options.log_severity_level = _ERRORS_ONLY
     with ExitStack() as stack:
         try:
-            source = _source(_with_outputs(model, outputs), stack)
+            model = model.clone()
+            expose(model, outputs)
+            source = _source(model, stack)
             yield ort.InferenceSession(source, options, providers=list(providers))
         except _ERRORS as error:
             raise ModelError(f"model: onnxruntime cannot run it: {error}") from error
-
-
-def _with_outputs(model: ir.Model, names: Sequence[str]) -> ir.Model:
-    model = model.clone()
-    values = ir.convenience.create_value_mapping(model.graph)
-    present = {value.name for value in model.graph.outputs}
-    model.graph.outputs.extend(values[name] for name in names if name not in present)
-    return model
 
 
 def _source(model: ir.Model, stack: ExitStack) -> bytes | str:
