@@ -63,7 +63,8 @@ class Grids:
         """
         override = next(iter(self.overrides(site.name)), _NO_OVERRIDE)
         if not site.typed_as_weight:
-            return self._overridden(replace(self.default, reduce_range=self.config.reduce_range), override)
+            grid = replace(self.default, reduce_range=self.config.reduce_range, restricted=False)
+            return self._overridden(grid, override)
         element = ELEMENT_TYPES[override.quant_type or self.config.weight_type]
         wanted = self.config.extra_options.WeightSymmetric
         symmetric = element.signed if wanted is None else wanted

@@ -17,7 +17,7 @@ from autosearch.space.dimensions import Choices, Dimension, Range, steps_between
 from autosearch.space.effective import canonical_json
 from autosearch.space.fields import LEVELS, Field, Place, fields
 from autosearch.space.rules import LEARNING_RATE, NUM_ITER_LR, NUM_ITERATIONS, Flat, split_num_iter_lr
-from quant.config import QuantConfig, flatten
+from quant.config import OTHER_NAMES, QuantConfig, flatten
 from quant.errors import nearest
 
 _RANGE_KEYS = ("type", "low", "high", "step", "log")
@@ -108,7 +108,9 @@ def _leaves(level: Mapping[Any, Any], path: str, place: Place) -> Iterator[tuple
 
 
 def _hint(name: str, path: str) -> str:
-    """The level that a misplaced key belongs to, otherwise the nearest key of this level."""
+    """The level that a misplaced key belongs to, otherwise what it is called here or the nearest key."""
+    if path == "extra_options" and name in OTHER_NAMES:
+        return f": {OTHER_NAMES[name]}"
     home = next((level for level, model in LEVELS.items() if name in model.model_fields), None)
     if home is None:
         return nearest(name, LEVELS[path].model_fields)

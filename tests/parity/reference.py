@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, create_calibrator, quantize_static
 
 from quant import Pipeline, QuantConfig
+from quant.config import TensorOverride
+from quant.types import ELEMENT_TYPES, ElementName
 from tests.quant.graphs import Feed, initializers, pipeline
 
 Numbers = dict[str, NDArray[Any]]
@@ -66,6 +69,12 @@ def onnxruntime_quantized(
         for name, value in config.extra_options.model_dump().items()
         if value is not None and name in config.extra_options.model_fields_set
     }
+    if config.extra_options.TensorQuantOverrides:
+        overrides = config.extra_options.TensorQuantOverrides
+        options["TensorQuantOverrides"] = {
+            name: [_override(each, config.activation_type) for each in given]
+            for name, given in overrides.items()
+        }
     if "Percentile" in options:
         options["CalibPercentile"] = options.pop("Percentile")
     logging.disable(logging.WARNING)
@@ -90,7 +99,43 @@ def onnxruntime_quantized(
             )
     finally:
         logging.disable(logging.NOTSET)
-    return onnx.load(target)
+    return _with_our_names(onnx.load(target))
+
+
+def _with_our_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The values of second formats called as ours, in place; one DequantizeLinear may then be there twice."""
+
+    def renamed(name: str) -> str:
+        for theirs, ours in (
+            ("_scale_convert", "_convert_scale"),
+            ("_zero_point_convert", "_convert_zero_point"),
+            ("_convert_QuantizeLinear_Input", "_DequantizeLinear_Output"),
+        ):
+            if name.endswith(theirs):
+                return f"{name.removesuffix(theirs)}{ours}"
+        return name
+
+    for each in model.graph.node:
+        each.input[:] = map(renamed, each.input)
+        each.output[:] = map(renamed, each.output)
+    for tensor in model.graph.initializer:
+        tensor.name = renamed(tensor.name)
+    return model
+
+
+def _override(given: TensorOverride, default: ElementName) -> dict[str, Any]:
+    """As onnxruntime wants it: no absent keys, arrays, a set of readers."""
+    plain = {name: getattr(given, name) for name in given.model_fields_set}
+    plain |= {name: np.array(plain[name], np.float32) for name in ("rmin", "rmax") if name in plain}
+    if "scale" in plain:
+        element = ELEMENT_TYPES[given.quant_type or default]
+        plain["scale"] = np.array(given.scale, np.float32)
+        plain["zero_point"] = np.array(given.zero_point, element.numpy)
+    if given.convert is not None:
+        plain["convert"] = _override(given.convert, default)
+        if given.convert.recv_nodes is not None:
+            plain["convert"]["recv_nodes"] = set(given.convert.recv_nodes)
+    return plain
 
 
 def both(
@@ -162,7 +207,7 @@ def _is_zero_point_of_zeros(name: str, mine: Numbers, other: Numbers) -> bool:
 
 
 def least_integer(zero_point: NDArray[Any]) -> int:
-    return int(np.iinfo(zero_point.dtype).min)
+    return int(ml_dtypes.iinfo(zero_point.dtype).min)
 
 
 def _of_saturated_biases(model: onnx.ModelProto) -> set[str]:

@@ -9,12 +9,28 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from quant import CalibrationData, Pipeline, QuantConfig, QuantizedModel, load_float_model
 from tests.parity.models import EXPORTED, random_feed
-from tests.quant.bodies import conditional, feeds, graphs, loop, nested, scan, taken, unrolled
-from tests.quant.graphs import Array, Feed, floats, quantize, relative_error
+from tests.quant.bodies import (
+    BOOL,
+    INT64,
+    body,
+    branch,
+    conditional,
+    feeds,
+    graphs,
+    loop,
+    nested,
+    scan,
+    sign_test,
+    taken,
+    unrolled,
+    value,
+)
+from tests.quant.bodies import model as make
+from tests.quant.graphs import Array, Feed, floats, node, quantize, relative_error
 
 LEVELS = (
     ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -233,3 +249,38 @@ def test_an_exported_model() -> None:
     for feed in data:
         for level in LEVELS:
             assert relative_error(outputs(model, feed)[0], outputs(quantized.model, feed, level)[0]) < 0.05
+
+
+def _same_names() -> onnx.ModelProto:
+    """Both branches call a weight `k` and a tensor `m`; one has a loop inside, which calls its own so too."""
+    cell = body(
+        [node("MatMul", "h k", "m"), node("Sigmoid", "m", "next"), node("Identity", "go", "go_on")],
+        [value("go_on", BOOL, []), value("next", shape=["n", 8])],
+        [value("index", INT64, []), value("go", BOOL, []), value("h", shape=["n", 8])],
+        {"k": floats(8, 8, seed=11)},
+    )
+    loop_node = helper.make_node("Loop", ["trips", "yes", "r"], ["l"], "inner", body=cell)
+    constants = {"trips": np.array(3), "yes": np.array(True)}
+    then = branch(node("MatMul", "r k", "m"), node("Sigmoid", "m", "s"), k=floats(8, 8, seed=12))
+    other = branch(
+        loop_node, node("MatMul", "l k2", "m2"), node("Sigmoid", "m2", "s2"), k2=floats(8, 8, seed=13)
+    )
+    choice = helper.make_node("If", ["positive"], ["i"], "decide", then_branch=then, else_branch=other)
+    return make(
+        [node("Relu", "x", "r"), *sign_test("x"), choice, node("MatMul", "i w", "y")],
+        [value("x", shape=["n", 8])],
+        {"zero": np.zeros((), np.float32), "w": floats(8, 4, seed=14), **constants},
+        [value("y", shape=["n", 4])],
+    )
+
+
+def test_names_that_scopes_share_are_told_apart() -> None:
+    data = [*feeds(2, 4, 8, shift=1), *feeds(2, 4, 8, shift=-1)]
+    quantized = quantized_within(_same_names(), data, activation_type="QInt16", weight_type="QInt16")
+    found = numbers(quantized.model)
+    weights = [name for name in found if name.startswith("k") and name.endswith("_quantized")]
+    assert len(weights) == 3 and len([name for name in quantized.bits if name.startswith("m")]) == 3
+    for feed in data:
+        for level in LEVELS:
+            wanted, got = outputs(_same_names(), feed)[0], outputs(quantized.model, feed, level)[0]
+            assert relative_error(wanted, got) < 1e-3

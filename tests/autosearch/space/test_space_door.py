@@ -57,6 +57,7 @@ def test_choices_are_normalised(written: dict[str, Any], values: tuple[Any, ...]
         ([{}, 3], r"search_space\[1\]: takes a dict"),
         ({"calibrate_methods": ["MinMax"]}, "unknown key 'calibrate_methods'; did you mean 'calibrate_met"),
         ({"extra_options": {"Percentil": [99]}}, "extra_options: unknown key 'Percentil'; did you mean"),
+        ({"extra_options": {"SmoothQuantAlpha": [0.5]}}, "unknown key 'SmoothQuantAlpha': use SmoothAlpha"),
         ({"Percentile": [99]}, "search_space: unknown key 'Percentile'; it belongs in extra_options"),
         ({"extra_options": {"per_channel": [True]}}, "'per_channel'; it belongs on the first level"),
         ({3: [1]}, "search_space: unknown key 3"),
