@@ -107,6 +107,9 @@ class AutoSearchConfig:
         two_stage_best_k: How many of the best calibration configurations are finetuned.
         advanced_fastft_search, advanced_fastft_params: Search of NumIterations and LearningRate of
             FastFinetune between the least and the greatest value that the space gives.
+        search_pruner: ``median``, ``percentile`` or ``threshold`` of Optuna: gives up trials that are
+            hopeless after 25, 50 or 75 % of the evaluation data. None = every trial sees all of it.
+        search_pruner_params: Of that pruner; what counts steps counts percent.
         n_jobs: Worker processes.
         search_devices: ``cpu``.
         search_seed: Of everything random.
@@ -130,6 +133,8 @@ class AutoSearchConfig:
     two_stage_best_k: int = Field(default=1, gt=0)
     advanced_fastft_search: bool = False
     advanced_fastft_params: AdvancedFastftParams = AdvancedFastftParams()
+    search_pruner: str | None = None
+    search_pruner_params: Mapping[str, Any] = field(default_factory=dict)
     n_jobs: int = Field(default=1, gt=0)
     search_devices: str = "cpu"
     search_seed: int = Field(default=0, ge=0)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from autosearch.errors import ConfigError
-from autosearch.trial import Trial
+from autosearch.trial import State, Trial
 from quant import QuantConfig
 from quant.cache import write_atomically
 
 BEST = "best.json"
 LOG = "log.json"
+_STATES: Mapping[State, str] = {"complete": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}
 MOST_BEST = 100
 """Ranks in best.json; the study has all."""
 
@@ -113,7 +114,10 @@ def _logged(trial: Trial, metric: str, source: Mapping[str, Any]) -> dict[str, A
         "user_attrs_seconds": dict(trial.outcome.seconds),
         "user_attrs_error": trial.outcome.error,
         "user_attrs_source": dict(source),
-        "state": "FAIL" if trial.state == "failed" else "COMPLETE",
+        "user_attrs_intermediate": {
+            str(step): finite(value) for step, value in trial.outcome.intermediate.items()
+        },
+        "state": _STATES[trial.state],
         "datetime_start": _milliseconds(trial.started),
         "datetime_complete": _milliseconds(trial.ended),
         "duration": _milliseconds(trial.ended) - _milliseconds(trial.started),

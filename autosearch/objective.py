@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autosearch.digest import model_digest
+from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
-from evaluators import Evaluator
+from evaluators import DistanceEvaluator, Evaluator
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
 from quant.cache import DEFAULT_LIMIT_BYTES
 from quant.graph.mapped_model import open_mapped
@@ -68,10 +70,24 @@ class Objective:
         float_model = float_model or open_mapped(self.model_path, self.model_digest, cache)
         return Pipeline(float_model, self.data, cache, histograms=self.histograms, threads=self.threads)
 
-    def __call__(self, config: QuantConfig, path: Path) -> Outcome:
-        """Quantizes to `path` and evaluates that file; a failure is an outcome, too."""
+    def __call__(self, config: QuantConfig, path: Path, judge: Judge | None = None) -> Outcome:
+        """Quantizes to `path` and evaluates that file; a failure is an outcome, too.
+
+        Args:
+            config: What to make.
+            path: Of the model.
+            judge: Asked after parts of the evaluation; the evaluator reports them.
+        """
         seconds: dict[str, float] = {}
+        intermediate: dict[int, float] = {}
         written = None
+
+        def report(percentage: int, values: Mapping[str, float]) -> None:
+            assert judge is not None
+            intermediate[percentage] = values[judge.metric]
+            if judge.judge(percentage, values[judge.metric]):
+                raise Pruned(percentage)
+
         try:
             start = time.perf_counter()
             quantized = self.pipeline.quantize(config)
@@ -79,9 +95,18 @@ class Objective:
             written = str(path)
             seconds["quantize"] = time.perf_counter() - start
             start = time.perf_counter()
-            metrics = self.evaluator.evaluate(path, quantized.session_config)
+            if judge is None:
+                metrics = self.evaluator.evaluate(path, quantized.session_config)
+            else:
+                assert isinstance(self.evaluator, DistanceEvaluator)
+                metrics = self.evaluator.evaluate(
+                    path, quantized.session_config, report=report, report_at=REPORT_AT
+                )
             seconds["evaluate"] = time.perf_counter() - start
-            return Outcome(metrics, seconds, written, model_digest(path))
+            return Outcome(metrics, seconds, written, model_digest(path), intermediate=intermediate)
+        except Pruned as pruned:
+            seconds["evaluate"] = time.perf_counter() - start
+            return Outcome({}, seconds, written, intermediate=intermediate, pruned_at=pruned.percentage)
         except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises
             described = f"{type(error).__name__}: {error}"
             return Outcome({}, seconds, written, None, described, traceback.format_exc())

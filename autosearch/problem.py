@@ -15,9 +15,11 @@ from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
 from autosearch.objective import Objective
 from autosearch.plan import make_plan
+from autosearch.pruning import Judge, make_pruner
 from autosearch.space import CostModel, SearchSpace, effective_config
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
+from autosearch.trial import Trial
 from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings, as_evaluator
 from quant import CalibrationData, FloatModel, QuantConfig, load_float_model
 from quant.calibration.data import DataReader, Feed
@@ -105,6 +107,13 @@ class Problem:
             threads=threads_per_worker(self.settings.n_jobs),
         )
 
+    def judge(self, trials: Iterable[Trial]) -> Judge | None:
+        """Who decides whether a trial is given up, by those that ended; None if no pruner was asked for."""
+        name, params = self.settings.search_pruner, self.settings.search_pruner_params
+        if name is None:
+            return None
+        return Judge(make_pruner(name, params), self.metric.direction, self.metric.name, trials)
+
     @property
     def _needs_histograms(self) -> bool:
         return any(needs_histogram(CALIBRATE_METHODS[method]) for method in self.space.values_of(METHOD))
@@ -140,6 +149,9 @@ def pose(
     metric = searched_metric(settings, evaluator)  # refuses one that nothing produces
     if settings.advanced_fastft_search:
         check_direction(settings.advanced_fastft_params, metric)
+    if settings.search_pruner is not None:
+        make_pruner(settings.search_pruner, settings.search_pruner_params)
+        _check_parts(evaluator, held_out)
     _check_writable(Path(settings.search_output_dir))
     return Problem(settings, base, float_model, data, held_out, plan.space, plan, evaluator, notes)
 
@@ -203,6 +215,20 @@ def _evaluator(settings: AutoSearchConfig, float_model: FloatModel, data: Calibr
         cache_dir=Path(settings.search_cache_dir) / CACHE_FOLDER,
         session_settings=SessionSettings(threads=threads_per_worker(settings.n_jobs)),
     )
+
+
+def _check_parts(evaluator: Evaluator, data: CalibrationData) -> None:
+    """Refuses a pruner that would never have anything to judge."""
+    if not isinstance(evaluator, DistanceEvaluator):
+        raise ConfigError(
+            "search_pruner: a custom evaluator gives one value for all of its data, none after a part of it;"
+            " leave search_pruner out, or use the built-in evaluator"
+        )
+    if sum(1 for _ in data) < 2:
+        raise ConfigError(
+            "search_pruner: the evaluation data is one batch, so that there are no parts of it; give it in"
+            " batches of fewer samples"
+        )
 
 
 def searched_metric(settings: AutoSearchConfig, evaluator: Evaluator) -> Metric:

@@ -170,7 +170,8 @@ class Run:
         number = self.study.start(proposal, *stage.space.trial_params(configuration), stage.name)
         self.ledger.known[configuration.digest] = Known(number)
         running[number] = _Running(configuration, datetime.now(), stage.name)
-        executor.submit(number, configuration.config, self.models.path(configuration.digest))
+        path = self.models.path(configuration.digest)
+        executor.submit(number, configuration.config, path, self.problem.judge(self.ledger.trials.values()))
 
     def _finish(self, number: int, ran: _Running, outcome: Outcome, slots: int) -> None:
         previous = self.ledger.best
@@ -193,7 +194,7 @@ class Run:
     def _is_kept(self, trial: Trial) -> bool:
         """Whether its model was asked for; the best one always is, candidate or not."""
         keep = self.problem.settings.keep_models
-        if trial.state == "failed":
+        if trial.state != "complete":
             return False
         wanted = keep == "all" or (keep == "candidates" and trial.is_candidate)
         best = self.ledger.best

@@ -63,6 +63,10 @@ def trial_line(trial: Trial, position: str, metric: Metric, tolerance: float | N
     times = ", ".join(f"{step} {seconds:.2f} s" for step, seconds in trial.outcome.seconds.items())
     if trial.outcome.error is not None:
         return f"{head}: failed: {trial.outcome.error}; {times or 'at once'}"
+    if trial.outcome.pruned_at is not None:
+        value = trial.outcome.intermediate[trial.outcome.pruned_at]
+        part = f"after {trial.outcome.pruned_at} % of the evaluation data"
+        return f"{head}: {metric.name} {value:.6g} {part}, pruned; {times}"
     verdict = "candidate" if trial.is_candidate else "not a candidate"
     bound = (
         "" if tolerance is None else f" (tolerance {'>=' if metric.is_similarity else '<='} {tolerance:g})"
@@ -88,6 +92,9 @@ def log_result(log: logging.Logger, result: SearchResult, metric: Metric, ranked
         )
     for trial in result.failed[:_SHOWN]:
         log.info("  failed: trial %d [%s]: %s", trial.number, trial.short, trial.outcome.error)
+    if result.pruned:
+        saved = sum(trial.outcome.seconds_saved for trial in result.pruned)
+        log.info("Pruned: %d trials, which saved about %.2f s of evaluation", len(result.pruned), saved)
     for stage, count in result.stages.items():
         found = count.memory_hits + count.disk_hits
         log.info(

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from autosearch.errors import StudyError
 from autosearch.samplers import Known, Proposal
 from autosearch.study_view import since
-from autosearch.trial import Outcome, Trial
+from autosearch.trial import Outcome, State, Trial
 from evaluators import Direction
 
 _FINGERPRINT = "autosearch:fingerprint"
@@ -28,6 +28,11 @@ _OUTCOME = "outcome"
 _REPEAT = "repeat_of"
 _STAGE = "stage"
 _ABANDONED = "abandoned"
+_STATES: Mapping[State, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+    "pruned": TrialState.PRUNED,
+}
 _SQLITE_TIMEOUT_S = 60
 
 
@@ -121,10 +126,10 @@ class SearchStudy:
             if frozen.state is not TrialState.RUNNING:
                 continue
             if trial is not None:  # its process ended between the outcome and this
-                self._end(frozen.number, frozen.user_attrs[_OUTCOME]["value"])
+                self._end(frozen.number, _STATES[trial.state], frozen.user_attrs[_OUTCOME]["value"])
                 continue
             self._storage.set_trial_user_attr(self._trial_id(frozen.number), _ABANDONED, True)
-            self._end(frozen.number, None)
+            self._end(frozen.number, TrialState.FAIL)
             if _CONFIGURATION in frozen.user_attrs:
                 abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
         return trials, abandoned
@@ -205,23 +210,25 @@ class SearchStudy:
             "model_digest": trial.outcome.model_digest,
             "error": trial.outcome.error,
             "traceback": trial.outcome.traceback,
+            "intermediate": {str(step): each for step, each in trial.outcome.intermediate.items()},
+            "pruned_at": trial.outcome.pruned_at,
             "difference": trial.difference,
             "is_candidate": trial.is_candidate,
             "started": trial.started.isoformat(),
             "ended": trial.ended.isoformat(),
             "elapsed_s": elapsed_s,
         }
-        self._storage.set_trial_user_attr(self._trial_id(trial.number), _OUTCOME, record)
+        trial_id = self._trial_id(trial.number)
+        for step, each in trial.outcome.intermediate.items():
+            self._storage.set_trial_intermediate_value(trial_id, step, each)
+        self._storage.set_trial_user_attr(trial_id, _OUTCOME, record)
         if trial.number not in self._asked:
-            self._end(trial.number, value)
+            self._end(trial.number, _STATES[trial.state], value)
             return
         self._asked.remove(trial.number)  # its sampler wants to be told, which costs some reads
-        self._asked_study.tell(
-            trial.number, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE
-        )
+        self._asked_study.tell(trial.number, value, state=_STATES[trial.state])
 
-    def _end(self, number: int, value: float | None) -> None:
-        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+    def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
         values = None if value is None else [value]
         self._storage.set_trial_state_values(self._trial_id(number), state, values)
 
@@ -242,14 +249,15 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
     record, described = frozen.user_attrs.get(_OUTCOME), frozen.user_attrs.get(_CONFIGURATION)
     if record is None or described is None or _REPEAT in frozen.user_attrs:
         return None
-    keys = ("metrics", "seconds", "model_path", "model_digest", "error", "traceback")
+    keys = ("metrics", "seconds", "model_path", "model_digest", "error", "traceback", "pruned_at")
+    intermediate = {int(step): value for step, value in record["intermediate"].items()}
     return Trial(
         number=frozen.number,
         digest=described["digest"],
         short=described["short"],
         params=described["params"],
         config=described["config"],
-        outcome=Outcome(**{key: record[key] for key in keys}),
+        outcome=Outcome(**{key: record[key] for key in keys}, intermediate=intermediate),
         difference=record["difference"],
         is_candidate=record["is_candidate"],
         started=datetime.fromisoformat(record["started"]),

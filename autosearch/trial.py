@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from quant.cache import StageCount
 
-State = Literal["complete", "failed"]
+State = Literal["complete", "failed", "pruned"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Outcome:
         model_digest: Of that file and what it refers to (`autosearch.digest.model_digest`).
         error: ``ExceptionType: message`` if it failed.
         traceback: Of that exception.
+        intermediate: Value of the searched metric by percentage of the evaluation data; empty without
+            a pruner.
+        pruned_at: The percentage after which evaluation was given up; None if it was not.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -31,6 +34,15 @@ class Outcome:
     model_digest: str | None = None
     error: str | None = None
     traceback: str | None = None
+    intermediate: Mapping[int, float] = field(default_factory=dict)
+    pruned_at: int | None = None
+
+    @property
+    def seconds_saved(self) -> float:
+        """Of evaluation, had the rest of it taken as long as its part."""
+        if self.pruned_at is None:
+            return 0.0
+        return self.seconds.get("evaluate", 0.0) * (100 / self.pruned_at - 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,9 @@ class Trial:
 
     @property
     def state(self) -> State:
-        """Whether it has metrics."""
+        """Whether it has metrics, and why not."""
+        if self.outcome.pruned_at is not None:
+            return "pruned"
         return "failed" if self.outcome.error is not None else "complete"
 
     @property
@@ -100,3 +114,8 @@ class SearchResult:
     def failed(self) -> tuple[Trial, ...]:
         """Trials that ended with an exception."""
         return tuple(trial for trial in self.trials if trial.state == "failed")
+
+    @property
+    def pruned(self) -> tuple[Trial, ...]:
+        """Trials whose evaluation was given up."""
+        return tuple(trial for trial in self.trials if trial.state == "pruned")

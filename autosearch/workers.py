@@ -21,6 +21,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 
 from autosearch.errors import ConfigError
 from autosearch.objective import Objective
+from autosearch.pruning import Judge
 from autosearch.trial import Outcome
 from quant import QuantConfig
 
@@ -33,7 +34,7 @@ class Executor(Protocol):
 
     slots: int
 
-    def submit(self, number: int, config: QuantConfig, path: Path) -> None:
+    def submit(self, number: int, config: QuantConfig, path: Path, judge: Judge | None = None) -> None:
         """Begins the trial of this number."""
         ...
 
@@ -53,14 +54,14 @@ class InProcess:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._waiting: list[tuple[int, QuantConfig, Path]] = []
+        self._waiting: list[tuple[int, QuantConfig, Path, Judge | None]] = []
 
-    def submit(self, number: int, config: QuantConfig, path: Path) -> None:
-        self._waiting.append((number, config, path))
+    def submit(self, number: int, config: QuantConfig, path: Path, judge: Judge | None = None) -> None:
+        self._waiting.append((number, config, path, judge))
 
     def next(self) -> tuple[int, Outcome]:
-        number, config, path = self._waiting.pop(0)
-        return number, self._objective(config, path)
+        number, config, path, judge = self._waiting.pop(0)
+        return number, self._objective(config, path, judge)
 
     def close(self) -> None:
         self._waiting.clear()
@@ -73,6 +74,7 @@ class _Task:
     number: int
     config: QuantConfig
     path: Path
+    judge: Judge | None
 
 
 class WorkerProcesses:
@@ -90,13 +92,13 @@ class WorkerProcesses:
         self._waiting: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
 
-    def submit(self, number: int, config: QuantConfig, path: Path) -> None:
+    def submit(self, number: int, config: QuantConfig, path: Path, judge: Judge | None = None) -> None:
         """Begins the trial of this number.
 
         Raises:
             ConfigError: If the evaluator or the data cannot be sent to another process.
         """
-        task = _Task(number, config, path)
+        task = _Task(number, config, path, judge)
         if self._suspects:
             self._waiting.append(task)
         else:
@@ -154,7 +156,7 @@ class WorkerProcesses:
             )
         try:
             with _without_interruptions():
-                future: Future[Outcome] = self._pool.submit(_compute, task.config, task.path)
+                future: Future[Outcome] = self._pool.submit(_compute, task.config, task.path, task.judge)
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"n_jobs: the evaluator cannot be sent to a worker process: {error}; let it make what"
@@ -210,6 +212,6 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _compute(config: QuantConfig, path: Path) -> Outcome:
+def _compute(config: QuantConfig, path: Path, judge: Judge | None) -> Outcome:
     assert _objective is not None
-    return _objective(config, path)
+    return _objective(config, path, judge)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,9 @@ from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feed
 from evaluators.stored_outputs import StoredOutputs
 
 MEMORY_LIMIT_BYTES = 1 << 30
+
+Report = Callable[[int, Mapping[str, float]], None]
+"""Called with a percentage of the batches and the metrics over them; may raise to stop early."""
 
 
 class DistanceEvaluator:
@@ -90,8 +93,24 @@ class DistanceEvaluator:
             raise
         self._stored = stored
 
-    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
+    def evaluate(
+        self,
+        model_path: Path,
+        session_config: SessionConfig = (),
+        *,
+        report: Report | None = None,
+        report_at: Sequence[int] = (),
+    ) -> dict[str, float]:
         """Distance of a model from the float model, in every metric.
+
+        Args:
+            model_path: An ONNX file.
+            session_config: What its session needs.
+            report: Told the distances over part of the data, and what it raises passes through. The
+                sums of the rest are then rounded elsewhere: the last digits may differ from those of
+                an evaluation that reports nothing.
+            report_at: After which percentages of the batches, between 0 and 100; rounded up to whole
+                batches, of which the last is not reported.
 
         Raises:
             EvaluationError: If the model does not run, its outputs have other names, types or
@@ -102,7 +121,7 @@ class DistanceEvaluator:
         session = create_session(model_path, self._session_settings, session_config)
         _check_output_names(session, [output.name for output in self._float_outputs])
         metrics = [metric.name for metric in self._metrics]
-        values = distances_of(metrics, self._compare(session, metrics))
+        values = distances_of(metrics, self._compare(session, metrics, report, report_at))
         for name, value in values.items():
             if math.isnan(value):
                 raise EvaluationError(f"{name} overflows float64: the outputs are too large to compare")
@@ -145,12 +164,18 @@ class DistanceEvaluator:
         return tuple(float_outputs)
 
     def _compare(
-        self, session: onnxruntime.InferenceSession, metrics: Sequence[str]
+        self,
+        session: onnxruntime.InferenceSession,
+        metrics: Sequence[str],
+        report: Report | None,
+        report_at: Sequence[int],
     ) -> list[OutputComparison]:
         assert self._stored is not None
         names = [output.name for output in self._float_outputs]
         comparisons = [OutputComparison(metrics, output) for output in self._float_outputs]
-        for float_batch, batch in zip_longest(self._stored, run_batches(session, self._feeds, names)):
+        reported = _batches_to_report(report_at, len(self._stored)) if report is not None else {}
+        batches = zip_longest(self._stored, run_batches(session, self._feeds, names))
+        for seen, (float_batch, batch) in enumerate(batches, 1):
             if float_batch is None or batch is None:
                 raise EvaluationError(
                     f"feeds: not the {len(self._stored)} batches that the float model ran on; "
@@ -158,7 +183,15 @@ class DistanceEvaluator:
                 )
             for comparison, x, y in zip(comparisons, float_batch, batch, strict=True):
                 comparison.add(x, y)
+            if report is not None and seen in reported and all(each.has_values for each in comparisons):
+                report(reported[seen], distances_of(metrics, comparisons))
         return comparisons
+
+
+def _batches_to_report(percentages: Sequence[int], batches: int) -> dict[int, int]:
+    """Percentage by number of batches, without the last one; the greatest of those that fall together."""
+    reported = {math.ceil(percentage * batches / 100): percentage for percentage in sorted(percentages)}
+    return {count: percentage for count, percentage in reported.items() if 0 < count < batches}
 
 
 def _distance_metrics(names: Sequence[str]) -> tuple[Metric, ...]:

@@ -132,6 +132,11 @@ class OutputComparison:
         if self._waiting_elements >= _BLOCK_ELEMENTS:
             self._take_waiting()
 
+    @property
+    def has_values(self) -> bool:
+        """Whether there was an element so far."""
+        return bool(self._count or self._filled or self._waiting_elements)
+
     def statistics(self) -> Statistics:
         """The statistics of all batches so far, at least one element.
 

@@ -82,7 +82,7 @@ def test_a_trial_killed_between_its_outcome_and_its_end_is_counted_once(
 ) -> None:
     study = opened(url)
     number = begin(study, space, 0)
-    monkeypatch.setattr(study, "_end", lambda number, value: None)
+    monkeypatch.setattr(study, "_end", lambda *_: None)
     study.finish(make_trial(number, 0.25, digest=next(iter(space)).digest), 0.25, 1.0)
     for _ in range(2):
         again = opened(url)

@@ -17,7 +17,7 @@ from tests.autosearch.models import DISTINCT, make_feeds
 
 
 def test_one_at_a_time_in_order() -> None:
-    executor = InProcess(lambda config, path: Outcome(model_path=str(path)))  # type: ignore[arg-type]
+    executor = InProcess(lambda config, path, judge: Outcome(model_path=str(path)))  # type: ignore[arg-type]
     assert executor.slots == 1
     for number in (3, 1):
         executor.submit(number, QuantConfig(), Path(f"{number}.onnx"))
@@ -81,7 +81,7 @@ def test_failures_in_workers_come_back_with_their_cause(model: Path, settings: d
 def test_no_trial_is_lost_when_a_worker_dies_before_the_next_one_is_sent(tmp_path: Path) -> None:
     died = tmp_path / "died"
 
-    def objective(config: QuantConfig, path: Path) -> Outcome:
+    def objective(config: QuantConfig, path: Path, judge: object) -> Outcome:
         if path.name == "deadly" and not died.exists():
             died.touch()
             os._exit(1)

@@ -43,6 +43,57 @@ def test_distances_over_ragged_batches(tmp_path, float_model):
     )
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 16, 12)])
+def test_reports_are_the_distances_over_the_batches_so_far(tmp_path, shape):
+    planes = ("N", *shape) if len(shape) == 3 else None
+    float_model = affine(tmp_path / "float.onnx", **({"shape": planes} if planes else {}))
+    candidate = affine(tmp_path / "candidate.onnx", 0.9, **({"shape": planes} if planes else {}))
+    batches, metrics = feeds(3, 2, 4, 1, 5, shape=shape), tuple(DISTANCES)
+    relative = ("psnr", "ssim")  # to the range of the whole data
+    seen = {}
+    given = evaluator(float_model, batches, metrics)
+    values = given.evaluate(candidate, report=seen.__setitem__, report_at=(75, 25, 50, 100))
+    assert values == pytest.approx(given.evaluate(candidate), rel=1e-12)
+    assert list(seen) == [25, 50, 75]  # of 5 batches: 2, 3 and 4
+    for count, percentage in ((2, 25), (3, 50), (4, 75)):
+        alone = evaluator(float_model, batches[:count], metrics).evaluate(candidate)
+        for name in metrics:
+            if name not in relative:
+                assert seen[percentage][name] == pytest.approx(alone[name], rel=1e-12)
+        assert np.isfinite([seen[percentage][name] for name in relative]).all()
+
+
+def test_what_a_report_raises_ends_the_evaluation(float_model, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def report(percentage, values):
+        seen.append(percentage)
+        raise Enough
+
+    seen = []
+    given = evaluator(float_model, feeds(3, 3, 3, 3))
+    with pytest.raises(Enough):
+        given.evaluate(float_model, report=report, report_at=(25, 50))
+    assert seen == [25]
+    assert given.evaluate(float_model) == {"L2": 0.0}
+
+
+@pytest.mark.parametrize(("batches", "reported"), [(1, []), (2, [50]), (3, [25, 50]), (4, [25, 50, 75])])
+def test_few_batches_have_few_parts(float_model, batches, reported):
+    seen = {}
+    given = evaluator(float_model, feeds(*[2] * batches))
+    given.evaluate(float_model, report=seen.__setitem__, report_at=(25, 50, 75))
+    assert list(seen) == reported
+
+
+def test_an_output_without_values_so_far_is_not_reported(tmp_path, float_model):
+    seen = {}
+    given = evaluator(float_model, feeds(0, 2, 2, 2))
+    given.evaluate(float_model, report=seen.__setitem__, report_at=(25, 50))
+    assert list(seen) == [50]
+
+
 def test_images_of_different_sizes(tmp_path):
     shape = ("N", 1, "H", "W")
     float_model = affine(tmp_path / "float.onnx", shape=shape)
