@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quant.config import UNAVAILABLE, FastFinetuneConfig, QuantConfig, flatten
+from quant.config import UNAVAILABLE, AutoMixprecisionConfig, FastFinetuneConfig, QuantConfig, flatten
 from quant.types import ELEMENT_NAMES, ELEMENT_TYPES, INTEGER_TYPES
 
 Flat = Mapping[str, Any]
@@ -98,6 +98,11 @@ def finetune(*names: str) -> tuple[str, ...]:
     return tuple(f"extra_options.FastFinetune.{name}" for name in names)
 
 
+def mixed_precision(*names: str) -> tuple[str, ...]:
+    """Flat keys of level 3."""
+    return tuple(f"extra_options.AutoMixprecision.{name}" for name in names)
+
+
 METHOD = "calibrate_method"
 NUM_ITER_LR, NUM_ITERATIONS, LEARNING_RATE = finetune("NumIterLR", "NumIterations", "LearningRate")
 WEIGHT_SYMMETRIC, MOVING_AVERAGE = extra("WeightSymmetric", "CalibMovingAverage")
@@ -120,7 +125,7 @@ def _weight_symmetry(weight_type: str, symmetric: bool | None) -> Flat:
 
 
 def _as_set(key: str) -> Rewrite:
-    name = key.rpartition(".")[2]
+    name = key.removeprefix("extra_options.")
     return Rewrite((key,), lambda names: {key: sorted(set(names))}, f"{name} is a set: order means nothing")
 
 
@@ -180,6 +185,7 @@ REWRITES = (
             "output_nodes",
             *extra("OpTypesToExcludeOutputQuantization"),
             *finetune("TargetOpType"),
+            *mixed_precision("TargetOpType"),
         )
     ),
 )
@@ -284,6 +290,18 @@ STRIPS = (
         ("include_sq",),
         lambda smooth: smooth,
         "SmoothAlpha only with include_sq",
+    ),
+    Strip(
+        mixed_precision(*AutoMixprecisionConfig.model_fields),
+        ("include_auto_mp",),
+        lambda included: included,
+        "AutoMixprecision options only with include_auto_mp",
+    ),
+    Strip(
+        mixed_precision("ErrorTarget"),
+        mixed_precision("L2Target"),
+        lambda mean_square: mean_square is None,
+        "ErrorTarget means nothing beside L2Target",
     ),
     Strip(
         finetune(*FastFinetuneConfig.model_fields),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -30,7 +30,11 @@ _ERRORS = (
 
 @contextmanager
 def float_session(
-    model: ir.Model, outputs: Sequence[str], providers: Sequence[str], threads: int
+    model: ir.Model,
+    outputs: Sequence[str],
+    providers: Sequence[str],
+    threads: int,
+    entries: Iterable[tuple[str, str]] = (),
 ) -> Iterator[ort.InferenceSession]:
     """A session that also gives inner tensors.
 
@@ -39,6 +43,7 @@ def float_session(
         outputs: Names of values that become outputs.
         providers: onnxruntime's execution providers.
         threads: Of the session; 0 = all cores.
+        entries: Session config entries that the model needs.
 
     Raises:
         ModelError: If onnxruntime cannot run the model or lacks a provider.
@@ -53,6 +58,8 @@ def float_session(
     options.intra_op_num_threads = threads
     # between two runs the cores belong to whoever looks at the outputs
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for key, value in entries:
+        options.add_session_config_entry(key, value)
     options.log_severity_level = _ERRORS_ONLY
     with ExitStack() as stack:
         try:

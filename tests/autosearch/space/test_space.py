@@ -122,12 +122,12 @@ def test_unfiltered_grid_of_quark_has_six_distinct_configurations() -> None:
 def test_the_documented_example_builds() -> None:
     space = SearchSpace(SEED)
     methods, types, cle, symmetries = 8, 4, 2, 4  # MinMax counts 3: no average, or one of 2 constants
-    smooth = 1 + 2
+    smooth, mixed = 1 + 2, 2
     assert space.raw_size == 491_520
-    assert len(space.enumeration) == methods * types * cle * symmetries * smooth
+    assert len(space.enumeration) == methods * types * cle * symmetries * smooth * mixed
     everything = SearchSpace(SEED, rules=ALL_AVAILABLE)
-    mixed, finetuned = 2, 1 + 24
-    assert len(everything.enumeration) == len(space.enumeration) * mixed * finetuned
+    finetuned = 1 + 24
+    assert len(everything.enumeration) == len(space.enumeration) * finetuned
 
 
 def test_the_documented_example_reduced_agrees_with_brute_force() -> None:
@@ -237,16 +237,16 @@ def test_alpha_counts_only_with_smooth_quant() -> None:
 
 
 def test_what_a_rule_refuses_says_why() -> None:
-    space = SearchSpace({"include_auto_mp": [True, False]})
+    space = SearchSpace({"include_fast_ft": [True, False]})
     refused, kept = space.configuration(0), space.configuration(1)
     assert refused.excluded == refusal(refused.effective, RULES)
-    assert "include_auto_mp: automatic mixed precision is not available" in str(refused.excluded)
+    assert "include_fast_ft: FastFinetune is not available" in str(refused.excluded)
     assert kept.excluded is None
     assert len(space.enumeration) == 1
 
 
 def test_a_space_that_is_refused_as_a_whole_is_empty() -> None:
-    space = SearchSpace({"include_auto_mp": [True], "per_channel": [True, False]})
+    space = SearchSpace({"include_fast_ft": [True], "per_channel": [True, False]})
     assert list(space) == []
     assert space.describe().distinct == 0
 
@@ -322,10 +322,10 @@ def test_spaces_over_the_limit_are_not_enumerated() -> None:
 
 
 def test_report_says_what_became_of_the_points() -> None:
-    lines = SearchSpace({**FOUR_BY_THREE, "include_auto_mp": [True, False]}).describe(first=2).lines()
+    lines = SearchSpace({**FOUR_BY_THREE, "include_fast_ft": [True, False]}).describe(first=2).lines()
     assert lines[0].startswith("search space: 24 points, 6 distinct configurations, about ")
     assert lines[1:3] == [
-        "  12 of 24: automatic mixed precision is not available in this version; dropped",
+        "  12 of 24: FastFinetune is not available in this version; dropped",
         "  6 of 24: Percentile only with calibrate_method Percentile; merged",
     ]
     assert lines[3].startswith("  #1: MinMax (about ")
