@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import autosearch
-from autosearch import cache_command
+from autosearch import cache_command, sensitivity_command
 from autosearch.auto_search import AutoSearch
 from autosearch.compat import build, changed
 from autosearch.errors import ConfigError, OutputError
@@ -33,6 +33,7 @@ examples:
   autosearch search search.yaml --set search_algo=TPE --set search_stop_condition.time_limit=600
   autosearch search search.yaml --output-dir results/run1 --n-jobs 2
   autosearch quantize model.onnx --config results/run1/best.json#0 -o quantized.onnx
+  autosearch sensitivity search.yaml --top 20       which tensors int8 hurts most
   autosearch cache search.yaml --clear --older-than 30d
 
 exit codes: 0 a candidate was found, 3 none is within tolerance, 2 bad input, 130 interrupted
@@ -86,6 +87,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     quantize.add_argument("--batch-size", type=int, metavar="N", help="samples in a feed of --data")
     quantize.set_defaults(run=_quantize)
+
+    sensitivity = commands.add_parser("sensitivity", help="show what each tensor loses by being narrow")
+    sensitivity_command.add_arguments(sensitivity)
+    _add_changes(sensitivity)
+    sensitivity.set_defaults(run=sensitivity_command.run)
 
     cache = commands.add_parser("cache", help="show what is kept of stages on disk, or clear it")
     cache_command.add_arguments(cache)

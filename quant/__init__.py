@@ -2,13 +2,16 @@
 
 from quant.cache import StageCache
 from quant.calibration.data import CalibrationData
-from quant.config import ExtraOptions, FastFinetuneConfig, QuantConfig
+from quant.config import AutoMixprecisionConfig, ExtraOptions, FastFinetuneConfig, QuantConfig
 from quant.errors import ConfigError, DataError, ModelError, QuantError, QuantizationError
 from quant.graph.load import FloatModel, load_float_model
+from quant.mixed_precision.promotion import Promotion
+from quant.mixed_precision.sensitivity import Sensitivity, SensitivityTable
 from quant.pipeline import ModelQuantizer, Pipeline, QuantizedModel
 from quant.types import CalibrationMethod, LayerWiseMethod, PowerOfTwoMethod, QuantFormat, QuantType
 
 __all__ = [
+    "AutoMixprecisionConfig",
     "CalibrationData",
     "CalibrationMethod",
     "ConfigError",
@@ -21,12 +24,15 @@ __all__ = [
     "ModelQuantizer",
     "Pipeline",
     "PowerOfTwoMethod",
+    "Promotion",
     "QuantConfig",
     "QuantError",
     "QuantFormat",
     "QuantType",
     "QuantizationError",
     "QuantizedModel",
+    "Sensitivity",
+    "SensitivityTable",
     "StageCache",
     "load_float_model",
 ]

@@ -9,6 +9,7 @@ round, which left less error on every model that was measured.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal, Self
 
@@ -26,14 +27,8 @@ from quant.types import (
     QuantType,
 )
 
-UNAVAILABLE = {
-    "include_auto_mp": "automatic mixed precision is not available in this version",
-}
-"""Switches that are understood but cannot be turned on yet, with the reason."""
-
-
-OTHER_OPTIONS = frozenset({"AutoMixprecision"})
-"""Options of onnxruntime's or Quark's quantizer that this one does not have."""
+_NARROW_BITS = 8
+"""What mixed precision takes for narrow unless target types are given."""
 
 OTHER_NAMES = {
     "CalibPercentile": "use Percentile",
@@ -113,8 +108,6 @@ def _describe(model: type[BaseModel], item: dict[str, Any], place: tuple[str, ..
     *parents, key = (*place, *(str(part) for part in item["loc"])) or ("",)
     if item["type"] == "extra_forbidden":
         where = f"{'.'.join(parents)}: " if parents else ""
-        if key in OTHER_OPTIONS:
-            return f"{where}unknown key {key!r}: not available in this version; leave it out"
         if key in OTHER_NAMES:
             return f"{where}unknown key {key!r}: {OTHER_NAMES[key]}"
         return f"{where}unknown key {key!r}{nearest(key, model.model_fields)}"
@@ -238,6 +231,43 @@ class FastFinetuneConfig(_Config):
     ActOrder: bool = True
 
 
+class AutoMixprecisionConfig(_Config):
+    """Parameters of automatic mixed precision (level 3).
+
+    They take effect with `QuantConfig.include_auto_mp` alone. Some tensors get a target type instead of the
+    configuration's: the most sensitive ones if the target is the wider (promotion), otherwise the least
+    sensitive ones (demotion, which is what Quark does).
+
+    Attributes:
+        ActTargetQuantType: Target of activations; None = they keep their type.
+        WeightTargetQuantType: Target of weights; the same. If both are None, both have 16 bits where
+            activations have up to 8, and 8 where activations have more.
+        Granularity: What changes its type as one: a tensor; a node's output and weights; a block of
+            nodes between two places where a single tensor passes.
+        ErrorTarget: Greatest squared error allowed in any part of the outputs, relative to the distance of
+            the best guess without a model (`quant.mixed_precision.noise`).
+        L2Target: Greatest mean squared error of the outputs allowed, instead of `ErrorTarget`.
+        MaxPromoted: Greatest share of the MACs, and of the weights, that may have the wider type.
+        NumTarget: Greatest number of tensors, nodes or blocks that get the target type; None = any.
+        TargetOpType: Operators whose outputs and weights may get it; empty = all.
+        DataSize: Number of calibration samples to measure with, or of steps where feeds carry on the states
+            of the feeds before; None = 32 samples, or all steps.
+        MaxMeasured: Number of tensors, nodes or blocks whose effect is measured by running the model; of
+            more, those with the least ratio of signal to noise.
+    """
+
+    ActTargetQuantType: ElementType | None = None
+    WeightTargetQuantType: ElementType | None = None
+    Granularity: Literal["tensor", "node", "block"] = "tensor"
+    ErrorTarget: float = Field(default=0.01, gt=0)
+    L2Target: float | None = Field(default=None, gt=0)
+    MaxPromoted: float = Field(default=1.0, ge=0, le=1)
+    NumTarget: int | None = Field(default=None, gt=0)
+    TargetOpType: Names = ()
+    DataSize: int | None = Field(default=None, gt=0)
+    MaxMeasured: int = Field(default=512, gt=0)
+
+
 class ExtraOptions(_Config):
     """Options of calibration, Q/DQ placement and the transforms (level 2).
 
@@ -284,7 +314,7 @@ class ExtraOptions(_Config):
         SmoothAlpha: Migration strength of SmoothQuant: 0 = weights become even, 1 = activations.
         BiasCorrection: Correct biases by the mean error of their layers' outputs; with FastFinetune, as
             `UpdateBias` does.
-        FastFinetune: Level 3.
+        FastFinetune, AutoMixprecision: Level 3.
     """
 
     ActivationSymmetric: bool = False
@@ -325,6 +355,7 @@ class ExtraOptions(_Config):
     SmoothAlpha: float = Field(default=0.5, ge=0, le=1)
     BiasCorrection: bool = False
     FastFinetune: FastFinetuneConfig = FastFinetuneConfig()
+    AutoMixprecision: AutoMixprecisionConfig = AutoMixprecisionConfig()
 
 
 class QuantConfig(_Config):
@@ -349,7 +380,7 @@ class QuantConfig(_Config):
         execution_providers: Where the float model runs for calibration.
         include_cle: Cross-layer equalization first.
         include_sq: SmoothQuant, after it.
-        include_auto_mp: Automatic mixed precision: refused, see `UNAVAILABLE`.
+        include_auto_mp: Automatic mixed precision: a type of their own for sensitive tensors.
         include_fast_ft: FastFinetune last.
         extra_options: Level 2.
 
@@ -380,20 +411,65 @@ class QuantConfig(_Config):
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
-        flat = flatten(self.to_dict())
-        for key, reason in UNAVAILABLE.items():
-            if flat[key]:
-                raise ConfigError(f"{key}: {reason}; leave it out or set it to false")
+        if self.include_auto_mp and len({target.promotes for target in self.precision_targets()}) > 1:
+            raise ConfigError(
+                "extra_options.AutoMixprecision: ActTargetQuantType and WeightTargetQuantType: one is wider"
+                " and one narrower than the configuration's type; give two wider or two narrower ones"
+            )
+
+    def precision_targets(self) -> tuple[PrecisionTarget, ...]:
+        """The changes of type that automatic mixed precision chooses from, for activations and weights."""
+        options = self.extra_options.AutoMixprecision
+        activations, weights = options.ActTargetQuantType, options.WeightTargetQuantType
+        if activations is None and weights is None:
+            wider = ELEMENT_TYPES[self.activation_type].bits <= _NARROW_BITS
+            activations, weights = (_of_width(own, wider) for own in (self.activation_type, self.weight_type))
+        pairs = ((self.activation_type, activations, False), (self.weight_type, weights, True))
+        return tuple(
+            PrecisionTarget(own, target, of_weights)
+            for own, target, of_weights in pairs
+            if target is not None and target is not own
+        )
 
     def element_names(self) -> frozenset[ElementName]:
-        """The types of activations and weights, and those of overrides."""
+        """The types of activations and weights, and those of overrides and of mixed precision."""
         overrides = [each for given in self.extra_options.TensorQuantOverrides.values() for each in given]
         overrides += [given.convert for given in overrides if given.convert is not None]
         named = {given.quant_type for given in overrides if given.quant_type is not None}
+        targets = self.precision_targets() if self.include_auto_mp else ()
+        named |= {target.type for target in targets}
         return frozenset({self.activation_type, self.weight_type, *named})
 
 
-_LEVELS = ("extra_options", "extra_options.FastFinetune")
+@dataclass(frozen=True)
+class PrecisionTarget:
+    """A change of type.
+
+    Attributes:
+        own: The configuration's type.
+        type: What tensors may get instead.
+        of_weights: Whether it is for weights, or for activations and the constants that have their type.
+    """
+
+    own: ElementName
+    type: ElementName
+    of_weights: bool
+
+    @property
+    def promotes(self) -> bool:
+        """Whether the target is the wider of the two, or as wide."""
+        return ELEMENT_TYPES[self.type].bits >= ELEMENT_TYPES[self.own].bits
+
+
+def _of_width(own: ElementName, wide: bool) -> ElementName:
+    """An integer type of 16 or 8 bits, unless the type is as wide or narrow; unsigned stays unsigned."""
+    element = ELEMENT_TYPES[own]
+    if (element.bits > _NARROW_BITS) is wide:
+        return own
+    return QuantType[f"Q{'' if element.signed else 'U'}Int{16 if wide else _NARROW_BITS}"]
+
+
+_LEVELS = ("extra_options", "extra_options.FastFinetune", "extra_options.AutoMixprecision")
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,10 +8,12 @@ first one that they differ in.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, astuple, dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from quant.calibration.collect import collect_statistics
 from quant.calibration.data import CalibrationData, DataReader, Feed
 from quant.calibration.ranges import Range, needs_histogram
 from quant.calibration.statistics import Statistics, decode_statistics, encode_statistics
-from quant.config import QuantConfig
+from quant.config import FastFinetuneConfig, QuantConfig
 from quant.constant_params import Constants, code_bounds, constant_params, quantized_weight
 from quant.errors import QuantizationError
 from quant.finetune.device import inference_providers
@@ -55,6 +57,11 @@ from quant.graph.save import save_model
 from quant.graph.session import check_providers
 from quant.graph.shared_weights import SharedWeights
 from quant.grids import Grids
+from quant.mixed_precision.analysis import PrecisionAnalysis
+from quant.mixed_precision.promotion import Promotion, decode_promotion, encode_promotion
+from quant.mixed_precision.sensitivity import SensitivityTable, decode_table, encode_table
+from quant.mixed_precision.subject import Candidate, Subject
+from quant.mixed_precision.switched_model import TensorFormat
 from quant.parameters import avoid_bias_overflow, parameter_tensors, tensor_bits
 from quant.qparams import QuantParams
 from quant.requirements import record_session_config, required_opset, session_config
@@ -62,6 +69,8 @@ from quant.transforms.equalization import EqualizationOptions, equalize
 from quant.transforms.skip import Skip
 from quant.transforms.smooth_quant import SmoothOptions, smooth, smoothed_tensors
 from quant.types import Encoding, LayerWiseMethod
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class QuantizedModel:
         session_config: Session config entries (key, value) without which onnxruntime cannot run the
             model at every optimisation level; they are recorded in its metadata, too.
         weights: What the model's initializers refer to; None if it holds them all.
+        promotion: What automatic mixed precision decided on, where it was asked for.
     """
 
     model: onnx.ModelProto
@@ -84,6 +94,7 @@ class QuantizedModel:
     skipped: tuple[Skip, ...]
     session_config: tuple[tuple[str, str], ...] = ()
     weights: SharedWeights | None = None
+    promotion: Promotion | None = None
 
     def save(self, path: str | Path, *, external_data: bool = False) -> None:
         """Writes the model under a temporary name and renames it; the same model, the same bytes.
@@ -140,6 +151,8 @@ _CONSTANT_PARAMS: Stage[dict[str, QuantParams]] = Stage("constant parameters", 1
 _WEIGHTS: Stage[onnx.TensorProto] = Stage(
     "weights", 1, memory_entries=10_000, memory_bytes=1 << 28, size=onnx.TensorProto.ByteSize
 )
+_SENSITIVITY: Stage[SensitivityTable] = Stage("sensitivity", 1, 16, encode_table, decode_table)
+_PROMOTION: Stage[Promotion] = Stage("promotion", 1, 64, encode_promotion, decode_promotion)
 
 
 class Pipeline:
@@ -182,6 +195,11 @@ class Pipeline:
             QuantError: Of the kind that names the culprit.
         """
         check_providers(config.execution_providers)
+        if config.include_auto_mp:
+            promotion = self.promotion(config)
+            _log.info("%s", promotion)
+            changed = self._subject(config).changed(promotion.tensors)
+            return replace(self.quantize(changed), promotion=promotion)
         transformed = self.transform(config)
         plan = self._plan_seen(transformed, config)
         placement = plan.placement
@@ -192,9 +210,7 @@ class Pipeline:
         grids = Grids(config)
         skipped = transformed.skipped + placement.skipped + grids.check(placement)
         constants = _Constants(transformed.model)
-        params = dict(self._activation_params(transformed, placement, grids))
-        params |= self._constant_params(transformed, placement, constants, grids)
-        params |= avoid_bias_overflow(placement, params, constants, grids)
+        params = self._params(transformed, placement, constants, grids)
         numbers = Quantization(placement, params, constants, grids)
         weights = self._weights(transformed, numbers)
         model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants, grids)])
@@ -231,6 +247,74 @@ class Pipeline:
         count.computed += 1
         count.seconds += time.perf_counter() - start
         return finetuned
+
+    def sensitivity(self, config: QuantConfig) -> SensitivityTable:
+        """What every tensor, node or block costs when it alone is narrow, by `AutoMixprecision`'s options.
+
+        Raises:
+            QuantError: Of the kind that names the culprit.
+        """
+        plain = _before_finetuning(config.replace(include_auto_mp=True))
+        with PrecisionAnalysis(self._subject(plain)) as analysis:
+            return self._sensitivity(plain, analysis)
+
+    def promotion(self, config: QuantConfig) -> Promotion:
+        """What automatic mixed precision decides on, before any finetuning; the configuration asks for it."""
+        plain = _before_finetuning(config)
+
+        def compute() -> Promotion:
+            with PrecisionAnalysis(self._subject(plain)) as analysis:
+                return analysis.promotion(self._sensitivity(plain, analysis))
+
+        return self.cache.get(_PROMOTION, self._precision_key(plain), compute)
+
+    def _sensitivity(self, config: QuantConfig, analysis: PrecisionAnalysis) -> SensitivityTable:
+        key = self._precision_key(config, without=("ErrorTarget", "L2Target", "MaxPromoted", "NumTarget"))
+        return self.cache.get(_SENSITIVITY, key, analysis.table)
+
+    def _precision_key(self, config: QuantConfig, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """What decides on the sensitivity of tensors, and with all options on their types."""
+        key = config.to_dict()
+        for option in without:
+            del key["extra_options"]["AutoMixprecision"][option]
+        return {"of": self.transform(config).key, "data": self.data.digest, "config": key}
+
+    def _subject(self, config: QuantConfig) -> Subject:
+        """What mixed precision looks at."""
+        transformed = self.transform(config)
+        placement = self._plan(transformed, PlacementOptions.of(config, transformed.inserted)).placement
+        return Subject(
+            config,
+            transformed.model,
+            placement,
+            self.statistics(transformed, config, placement.calibrated),
+            _Constants(transformed.model),
+            self._formats,
+            self._candidate,
+            self.data,
+            frozenset(transformed.inserted),
+            self.threads,
+        )
+
+    def _candidate(self, config: QuantConfig) -> Candidate:
+        quantized = self.quantize(config)
+        return Candidate(ir.from_proto(quantized.standalone()), quantized.session_config, quantized.bits)
+
+    def _formats(self, config: QuantConfig) -> dict[str, TensorFormat]:
+        """The grid of every tensor that has one of its own, with the codes of constants."""
+        transformed = self.transform(config)
+        placement = self._plan(transformed, PlacementOptions.of(config, transformed.inserted)).placement
+        grids, constants = Grids(config), _Constants(transformed.model)
+        params = self._params(transformed, placement, constants, grids)
+        codes = self._weights(transformed, Quantization(placement, params, constants, grids))
+        formats = {
+            name: TensorFormat(grids.activation(name).type, params.get(name))
+            for name, provider in placement.activations.items()
+            if name == provider
+        }
+        for site, own in zip_longest(placement.weights.values(), codes):
+            formats[site.name] = TensorFormat(grids.weight(site).type, params.get(site.name), own)
+        return formats
 
     def _data(self, samples: int | None) -> CalibrationData:
         """The first samples; kept, because their digest is asked for again and again."""
@@ -315,7 +399,7 @@ class Pipeline:
     ) -> Statistics:
         """One pass, or its result from the cache; one with histograms serves for extremes too."""
         full = {**parameters, "tensors": tensors, "histograms": True}
-        histograms = self.histograms or needs_histogram(config.calibrate_method)
+        histograms = self.histograms or needs_histogram(config.calibrate_method) or config.include_auto_mp
         if not histograms and (_STATISTICS, full) not in self.cache:
             full["histograms"] = False
         return self.cache.get(
@@ -351,6 +435,14 @@ class Pipeline:
             options = replace(options, unseen=options.unseen + unseen)
             plan = self._plan(transformed, options)
         return plan
+
+    def _params(
+        self, transformed: Transformed, placement: Placement, constants: Constants, grids: Grids
+    ) -> dict[str, QuantParams]:
+        """Scales and zero points of all tensors."""
+        params = dict(self._activation_params(transformed, placement, grids))
+        params |= self._constant_params(transformed, placement, constants, grids)
+        return params | avoid_bias_overflow(placement, params, constants, grids)
 
     def _activation_params(
         self, transformed: Transformed, placement: Placement, grids: Grids
@@ -414,6 +506,12 @@ class Pipeline:
         return tensors
 
 
+def _before_finetuning(config: QuantConfig) -> QuantConfig:
+    """The configuration without what comes last and is too slow to be tried again and again."""
+    options = config.extra_options.replace(BiasCorrection=False, FastFinetune=FastFinetuneConfig())
+    return config.replace(include_fast_ft=False, extra_options=options)
+
+
 _RANGE_OPTIONS = {
     "CalibMovingAverage",
     "CalibMovingAverageConstant",
@@ -463,10 +561,22 @@ class ModelQuantizer:
         Raises:
             QuantError: Of the kind that names the culprit, before anything is written.
         """
-        pipeline = Pipeline(
-            load_float_model(model_input), CalibrationData(calibration_data_reader), self.cache
-        )
-        quantized = pipeline.quantize(self.config)
+        quantized = self._pipeline(model_input, calibration_data_reader).quantize(self.config)
         if model_output is not None:
             quantized.save(model_output, external_data=self.config.use_external_data_format)
         return quantized
+
+    def sensitivity(
+        self, model_input: str | Path, calibration_data_reader: CalibrationData | DataReader | Iterable[Feed]
+    ) -> SensitivityTable:
+        """What every tensor, node or block of the model costs when it alone is narrow.
+
+        Raises:
+            QuantError: Of the kind that names the culprit.
+        """
+        return self._pipeline(model_input, calibration_data_reader).sensitivity(self.config)
+
+    def _pipeline(
+        self, model_input: str | Path, data: CalibrationData | DataReader | Iterable[Feed]
+    ) -> Pipeline:
+        return Pipeline(load_float_model(model_input), CalibrationData(data), self.cache)

@@ -38,6 +38,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 def test_exported_names_of_quant() -> None:
     assert sorted(quant.__all__) == [
+        "AutoMixprecisionConfig",
         "CalibrationData",
         "CalibrationMethod",
         "ConfigError",
@@ -50,12 +51,15 @@ def test_exported_names_of_quant() -> None:
         "ModelQuantizer",
         "Pipeline",
         "PowerOfTwoMethod",
+        "Promotion",
         "QuantConfig",
         "QuantError",
         "QuantFormat",
         "QuantType",
         "QuantizationError",
         "QuantizedModel",
+        "Sensitivity",
+        "SensitivityTable",
         "StageCache",
         "load_float_model",
     ]

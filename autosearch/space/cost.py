@@ -39,6 +39,10 @@ def _passes(method: str) -> float:
     return 1.0 if method in ("MinMax", "NonOverflow") else 2.0
 
 
+_MIXED_PRECISION = 50.0
+"""Measuring every tensor by itself, in insertions of Q/DQ nodes."""
+
+
 def _range_work(method: str) -> float:
     return _RANGE_WORK.get(method, 1.0)
 
@@ -118,7 +122,7 @@ class CostModel:
             + 20.0 * lookup("include_sq", float),
             "statistics": lookup(CALIB_DATA_SIZE, self._share) * lookup("calibrate_method", _passes),
             "ranges": lookup("calibrate_method", _range_work),
-            "insert": 1.0,
+            "insert": 1.0 + _MIXED_PRECISION * lookup("include_auto_mp", float),
             "finetune": lookup("include_fast_ft", float) * (iterations / 100.0 + 4.0 * finetune_passes),
             "evaluate": 1.0,
         }

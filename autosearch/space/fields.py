@@ -11,13 +11,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from quant.config import ExtraOptions, FastFinetuneConfig, QuantConfig, describe_validation_error
+from quant.config import (
+    AutoMixprecisionConfig,
+    ExtraOptions,
+    FastFinetuneConfig,
+    QuantConfig,
+    describe_validation_error,
+)
 from quant.errors import ConfigError
 
 LEVELS: dict[str, type[BaseModel]] = {
     "": QuantConfig,
     "extra_options": ExtraOptions,
     "extra_options.FastFinetune": FastFinetuneConfig,
+    "extra_options.AutoMixprecision": AutoMixprecisionConfig,
 }
 """The model of each level, by the level's path."""
 

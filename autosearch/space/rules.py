@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quant.config import UNAVAILABLE, FastFinetuneConfig, QuantConfig, flatten
+from quant.config import AutoMixprecisionConfig, FastFinetuneConfig, QuantConfig, flatten
 from quant.types import ELEMENT_NAMES, ELEMENT_TYPES, INTEGER_TYPES
 
 Flat = Mapping[str, Any]
@@ -98,6 +98,11 @@ def finetune(*names: str) -> tuple[str, ...]:
     return tuple(f"extra_options.FastFinetune.{name}" for name in names)
 
 
+def mixed_precision(*names: str) -> tuple[str, ...]:
+    """Flat keys of level 3."""
+    return tuple(f"extra_options.AutoMixprecision.{name}" for name in names)
+
+
 METHOD = "calibrate_method"
 NUM_ITER_LR, NUM_ITERATIONS, LEARNING_RATE = finetune("NumIterLR", "NumIterations", "LearningRate")
 WEIGHT_SYMMETRIC, MOVING_AVERAGE = extra("WeightSymmetric", "CalibMovingAverage")
@@ -120,7 +125,7 @@ def _weight_symmetry(weight_type: str, symmetric: bool | None) -> Flat:
 
 
 def _as_set(key: str) -> Rewrite:
-    name = key.rpartition(".")[2]
+    name = key.removeprefix("extra_options.")
     return Rewrite((key,), lambda names: {key: sorted(set(names))}, f"{name} is a set: order means nothing")
 
 
@@ -152,11 +157,6 @@ def _has_reduced_range(type_name: str) -> bool:
     return element is not None and element.bits >= 4
 
 
-def drops(unavailable: Mapping[str, str] = UNAVAILABLE) -> tuple[Drop, ...]:
-    """A rule for each switch that cannot be turned on yet."""
-    return tuple(Drop(key, reason) for key, reason in unavailable.items())
-
-
 REWRITES = (
     Rewrite((NUM_ITER_LR,), split_num_iter_lr, "NumIterLR is NumIterations and LearningRate"),
     Rewrite(
@@ -180,6 +180,7 @@ REWRITES = (
             "output_nodes",
             *extra("OpTypesToExcludeOutputQuantization"),
             *finetune("TargetOpType"),
+            *mixed_precision("TargetOpType"),
         )
     ),
 )
@@ -286,6 +287,18 @@ STRIPS = (
         "SmoothAlpha only with include_sq",
     ),
     Strip(
+        mixed_precision(*AutoMixprecisionConfig.model_fields),
+        ("include_auto_mp",),
+        lambda included: included,
+        "AutoMixprecision options only with include_auto_mp",
+    ),
+    Strip(
+        mixed_precision("ErrorTarget"),
+        mixed_precision("L2Target"),
+        lambda mean_square: mean_square is None,
+        "ErrorTarget means nothing beside L2Target",
+    ),
+    Strip(
         finetune(*FastFinetuneConfig.model_fields),
         ("include_fast_ft",),
         lambda included: included,
@@ -329,7 +342,7 @@ STRIPS = (
     ),
 )
 
-RULES: tuple[Rule, ...] = (*drops(), *REWRITES, *STRIPS)
+RULES: tuple[Rule, ...] = (*REWRITES, *STRIPS)
 """All rules, in the order in which they are applied."""
 
 

@@ -73,12 +73,6 @@ def test_what_is_not_available_is_refused(posed: Any) -> None:
         posed(search_devices="cuda:0")
 
 
-def test_a_space_of_which_nothing_is_left_is_refused_with_the_reasons(posed: Any) -> None:
-    space = {"include_auto_mp": [True], "per_channel": [True, False]}
-    with pytest.raises(ConfigError, match=r"no configuration is left \(2 of 2: automatic mixed precision"):
-        posed(search_space=space)
-
-
 def test_the_default_metric_says_nothing_to_a_custom_evaluator(posed: Any) -> None:
     for metric in (None, "L2", "cos"):
         assert posed(search_evaluator=score, search_metric=metric).metric.name == "score"

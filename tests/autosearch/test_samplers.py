@@ -17,7 +17,7 @@ from autosearch.samplers.random import weighted_order
 from autosearch.space import SearchSpace
 from autosearch.space.configuration import Configuration
 from quant.errors import ConfigError
-from tests.autosearch.spaces import ALL_AVAILABLE, TWENTY_SEVEN
+from tests.autosearch.spaces import TWENTY_SEVEN
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -187,17 +187,17 @@ def test_repeats_of_what_has_no_value_are_told_as_failed() -> None:
 
 
 def test_what_rules_refuse_by_itself_is_not_suggested() -> None:
-    search = Search(SearchSpace({"include_auto_mp": [True, False], "per_channel": [True, False]}), "TPE")
+    search = Search(SearchSpace({"include_fast_ft": [True, False], "per_channel": [True, False]}), "TPE")
     assert len(search.run()) == 2
     assert not any(EXCLUDED in trial.user_attrs for trial in search.study.trials)
-    assert search.study.trials[0].params["include_auto_mp"] is False
+    assert search.study.trials[0].params["include_fast_ft"] is False
 
 
 def test_what_rules_refuse_is_told_as_pruned() -> None:
-    search = Search(SearchSpace({"include_auto_mp": [True], "per_channel": [True, False]}), "TPE")
+    search = Search(SearchSpace({"include_fast_ft": [True], "per_channel": [True, False]}), "TPE")
     assert search.run() == []
     assert [trial.state for trial in search.study.trials] == [TrialState.PRUNED]
-    assert "include_auto_mp" in search.study.trials[0].user_attrs[EXCLUDED]
+    assert "include_fast_ft" in search.study.trials[0].user_attrs[EXCLUDED]
 
 
 def test_optuna_needs_a_study() -> None:
@@ -312,7 +312,7 @@ def test_rejection_ends_when_a_small_space_is_exhausted() -> None:
     space = SearchSpace(TWENTY_SEVEN, limit=0)
     assert len(Search(space, "random").run()) == 27
     assert len(Search(space, "TPE").run()) == 27
-    assert Search(SearchSpace({"include_auto_mp": [True]}, limit=0), "random").run() == []
+    assert Search(SearchSpace({"include_fast_ft": [True]}, limit=0), "random").run() == []
 
 
 def test_a_trillion_points_are_drawn_from_without_enumeration() -> None:
@@ -331,7 +331,6 @@ def test_a_trillion_points_are_drawn_from_without_enumeration() -> None:
                 },
             },
         },
-        rules=ALL_AVAILABLE,
     )
     assert space.raw_size is not None
     assert space.raw_size > 10**12

@@ -103,7 +103,6 @@ def test_example_configuration(float_onnx_model_path: str) -> None:
     assert all(Path(candidate["model_path"]).is_file() for candidate in searched_candidates)
     log = log_text()
     for reason in (
-        "automatic mixed precision is not available in this version; dropped",
         "FastFinetune options only with include_fast_ft; merged",
         "Percentile only with calibrate_method Percentile; merged",
         "CalibMovingAverage only with calibrate_method MinMax; merged",

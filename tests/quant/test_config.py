@@ -11,8 +11,8 @@ from quant.graph.placement import PlacementOptions
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (
-        {"extra_options": {"AutoMixprecision": {}}},
-        "extra_options: unknown key 'AutoMixprecision': not available in this version; leave it out",
+        {"extra_options": {"AutoMixprecision": {"Granularty": "node"}}},
+        "extra_options.AutoMixprecision: unknown key 'Granularty'; did you mean 'Granularity'?",
     ),
     ({"activation_typ": "QInt8"}, "unknown key 'activation_typ'; did you mean 'activation_type'?"),
     (

@@ -15,7 +15,7 @@ from onnxruntime.quantization import quantize_static
 
 from quant import ConfigError, ExtraOptions, ModelError, ModelQuantizer, QuantConfig, QuantizedModel
 from quant.calibration import collect
-from quant.config import OTHER_NAMES, UNAVAILABLE, TensorOverride, flatten
+from quant.config import OTHER_NAMES, TensorOverride, flatten
 from tests.quant.bodies import conditional
 from tests.quant.graphs import Array, Feed, build, floats, initializers, node, op_types, quantize
 
@@ -148,6 +148,10 @@ def shape(name: str) -> Callable[[QuantizedModel], tuple[int, ...]]:
     return lambda quantized: values(quantized)[f"{name}_scale"].shape
 
 
+def widths(quantized: QuantizedModel) -> set[int]:
+    return set(quantized.bits.values())
+
+
 def largest_code(quantized: QuantizedModel) -> int:
     return int(np.abs(values(quantized)["w_quantized"].astype(int)).max())
 
@@ -255,6 +259,9 @@ LEVEL_1 = {
     "include_cle": Effect(True, grows(evenness), model=_chain),
     "include_sq": Effect(True, differs(step("n")), **SMOOTHED),
     "include_fast_ft": Effect(True, changes("c1")),
+    "include_auto_mp": Effect(
+        True, differs(widths), {"extra_options": {"AutoMixprecision": {"ErrorTarget": 1e-9}}}
+    ),
 }
 
 AVERAGE = {"extra_options": {"CalibMovingAverage": True}}
@@ -361,16 +368,15 @@ def test_the_others_change_nothing(option: str) -> None:
 
 
 def test_no_option_is_left_out() -> None:
-    finetuning = {name for name in flatten(QuantConfig().to_dict()) if ".FastFinetune." in name}
+    third = {name for name in flatten(QuantConfig().to_dict()) if name.count(".") == 2}
     shown = [
         *LEVEL_1,
         *(f"extra_options.{name}" for name in LEVEL_2),
         *WITHOUT_EFFECT,
         *ELSEWHERE,
-        *UNAVAILABLE,
     ]
     assert len(shown) == len(set(shown))
-    assert set(shown) == flatten(QuantConfig().to_dict()).keys() - finetuning
+    assert set(shown) == flatten(QuantConfig().to_dict()).keys() - third
     assert OVERRIDES.keys() == TensorOverride.model_fields.keys()
 
 

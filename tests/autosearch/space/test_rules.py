@@ -17,12 +17,11 @@ from autosearch.space.rules import (
     STRIPS,
     Drop,
     apply_rules,
-    drops,
     refusal,
     stripped_keys,
 )
-from quant.config import UNAVAILABLE, QuantConfig, flatten
-from tests.autosearch.spaces import ALL_AVAILABLE, rule_sets, spaces
+from quant.config import QuantConfig, flatten
+from tests.autosearch.spaces import rule_sets, spaces
 
 FT = "extra_options.FastFinetune."
 EO = "extra_options."
@@ -35,7 +34,7 @@ def effective(**values: Any) -> dict[str, Any]:
         for key, value in values.items()
     }
     assert keys.keys() <= DEFAULTS.keys()
-    return apply_rules({**DEFAULTS, **keys}, ALL_AVAILABLE)
+    return apply_rules({**DEFAULTS, **keys}, RULES)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +212,10 @@ def test_order_of_percentile_candidates_and_providers_is_kept() -> None:
     assert effective(execution_providers=["A", "B"]) != effective(execution_providers=["B", "A"])
 
 
-@pytest.mark.parametrize("key", UNAVAILABLE)
-def test_what_is_unavailable_is_refused_with_its_reason(key: str) -> None:
-    assert refusal({**DEFAULTS, key: True}) == f"{key}: {UNAVAILABLE[key]}"
-    assert refusal(DEFAULTS) is None
-
-
-def test_drops_follow_what_is_unavailable() -> None:
-    assert drops({"include_cle": "gone"}) == (Drop("include_cle", "gone"),)
-    assert {rule.key for rule in RULES if isinstance(rule, Drop)} == UNAVAILABLE.keys()
+def test_what_a_drop_refuses_has_its_reason() -> None:
+    rules = (Drop("include_cle", "gone"), *RULES)
+    assert refusal({**DEFAULTS, "include_cle": True}, rules) == "include_cle: gone"
+    assert refusal(DEFAULTS, rules) is None and refusal({**DEFAULTS, "include_cle": True}) is None
 
 
 def test_reasons_are_unique() -> None:
@@ -235,7 +229,7 @@ def test_strips_do_not_depend_on_their_order(written: list[dict[str, Any]], shuf
     shuffled = shuffler.sample(STRIPS, len(STRIPS))
     for part in SearchSpace(written).parts:
         for values in itertools.islice(points(part), 50):
-            assert apply_rules(values, (*REWRITES, *shuffled)) == apply_rules(values, ALL_AVAILABLE)
+            assert apply_rules(values, (*REWRITES, *shuffled)) == apply_rules(values, RULES)
 
 
 @given(spaces, rule_sets)

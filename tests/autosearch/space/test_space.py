@@ -13,11 +13,11 @@ from autosearch.space import SearchSpace
 from autosearch.space.configuration import Configuration
 from autosearch.space.cost import stage_keys
 from autosearch.space.effective import config_digest, digest_of
-from autosearch.space.rules import RULES, Drop, Rule, apply_rules, refusal
+from autosearch.space.rules import Drop, Rule, apply_rules, refusal
 from quant.config import QuantConfig
 from quant.errors import ConfigError
 from quant.types import PowerOfTwoMethod
-from tests.autosearch.spaces import ALL_AVAILABLE, SEED, rule_sets, spaces
+from tests.autosearch.spaces import FEWER, SEED, rule_sets, spaces
 
 FOUR_BY_THREE = {
     "calibrate_method": ["MinMax", "Percentile", "Entropy", "MinMSE"],
@@ -122,12 +122,10 @@ def test_unfiltered_grid_of_quark_has_six_distinct_configurations() -> None:
 def test_the_documented_example_builds() -> None:
     space = SearchSpace(SEED)
     methods, types, cle, symmetries = 8, 4, 2, 4  # MinMax counts 3: no average, or one of 2 constants
-    smooth = 1 + 2
+    smooth, mixed = 1 + 2, 2
     assert space.raw_size == 491_520
     finetuned = 1 + 24
-    assert len(space.enumeration) == methods * types * cle * symmetries * smooth * finetuned
-    everything = SearchSpace(SEED, rules=ALL_AVAILABLE)
-    assert len(everything.enumeration) == len(space.enumeration) * 2  # mixed precision or not
+    assert len(space.enumeration) == methods * types * cle * symmetries * smooth * mixed * finetuned
 
 
 def test_the_documented_example_reduced_agrees_with_brute_force() -> None:
@@ -143,7 +141,6 @@ def test_the_documented_example_reduced_agrees_with_brute_force() -> None:
                 "FastFinetune": {"NumIterations": [100, 1000], "LearningRate": [0.1, 0.01]},
             },
         },
-        rules=ALL_AVAILABLE,
     )
     expected = BruteForce(space)
     assert space.enumeration.index.tolist() == sorted(expected.first.values())
@@ -237,16 +234,15 @@ def test_alpha_counts_only_with_smooth_quant() -> None:
 
 
 def test_what_a_rule_refuses_says_why() -> None:
-    space = SearchSpace({"include_auto_mp": [True, False]})
+    space = SearchSpace({"include_fast_ft": [True, False]}, rules=FEWER)
     refused, kept = space.configuration(0), space.configuration(1)
-    assert refused.excluded == refusal(refused.effective, RULES)
-    assert "include_auto_mp: automatic mixed precision is not available" in str(refused.excluded)
+    assert refused.excluded == refusal(refused.effective, FEWER) == "include_fast_ft: not wanted"
     assert kept.excluded is None
     assert len(space.enumeration) == 1
 
 
 def test_a_space_that_is_refused_as_a_whole_is_empty() -> None:
-    space = SearchSpace({"include_auto_mp": [True], "per_channel": [True, False]})
+    space = SearchSpace({"include_fast_ft": [True], "per_channel": [True, False]}, rules=FEWER)
     assert list(space) == []
     assert space.describe().distinct == 0
 
@@ -322,10 +318,14 @@ def test_spaces_over_the_limit_are_not_enumerated() -> None:
 
 
 def test_report_says_what_became_of_the_points() -> None:
-    lines = SearchSpace({**FOUR_BY_THREE, "include_auto_mp": [True, False]}).describe(first=2).lines()
+    lines = (
+        SearchSpace({**FOUR_BY_THREE, "include_fast_ft": [True, False]}, rules=FEWER)
+        .describe(first=2)
+        .lines()
+    )
     assert lines[0].startswith("search space: 24 points, 6 distinct configurations, about ")
     assert lines[1:3] == [
-        "  12 of 24: automatic mixed precision is not available in this version; dropped",
+        "  12 of 24: not wanted; dropped",
         "  6 of 24: Percentile only with calibrate_method Percentile; merged",
     ]
     assert lines[3].startswith("  #1: MinMax (about ")
