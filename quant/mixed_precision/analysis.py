@@ -23,8 +23,8 @@ from quant.mixed_precision.subject import Candidate, Formats, Subject
 from quant.mixed_precision.switched_model import Precision, Switch
 from quant.mixed_precision.yardstick import Yardstick, yardstick
 
-_SLACK = 2.0
-"""A target that nothing reaches is replaced by this many times the error with everything wide."""
+_SLACK = 1.1
+"""A target that nothing reaches is replaced by this many times the error with all that may be wide."""
 
 
 class PrecisionAnalysis:
