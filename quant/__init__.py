@@ -7,7 +7,9 @@ from quant.errors import ConfigError, DataError, ModelError, QuantError, Quantiz
 from quant.graph.load import FloatModel, load_float_model
 from quant.mixed_precision.promotion import Promotion
 from quant.mixed_precision.sensitivity import Sensitivity, SensitivityTable
-from quant.pipeline import ModelQuantizer, Pipeline, QuantizedModel
+from quant.model_quantizer import ModelQuantizer
+from quant.pipeline import Pipeline
+from quant.quantized_model import QuantizedModel
 from quant.types import CalibrationMethod, LayerWiseMethod, PowerOfTwoMethod, QuantFormat, QuantType
 
 __all__ = [
