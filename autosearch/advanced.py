@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autosearch.config import AdvancedFastftParams
 from autosearch.errors import ConfigError
 from autosearch.samplers import sampler_names
@@ -39,13 +41,7 @@ def advanced_plan(space: SearchSpace, params: AdvancedFastftParams, limits: Limi
     stage = Stage(
         advanced_space(space),
         _sampler_name(params.sampler_algo),
-        Limits(
-            limits.find_n_candidates,
-            limits.find_best_candidate,
-            limits.iteration_limit,
-            limits.time_limit_s,
-            params.n_trials,
-        ),
+        replace(limits, n_trials=params.n_trials),
         place=_SAMPLER_PLACE,
         startup_trials=_STARTUP_TRIALS,
         introduction=f"Advanced FastFinetune search by {params.sampler_algo}, {params.n_trials} trials",

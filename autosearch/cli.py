@@ -166,6 +166,8 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
         )
     if result.failed:
         lines.append(f"{len(result.failed)} trials failed, first: {result.failed[0].outcome.error}")
+    if result.pruned:
+        lines.append(f"{len(result.pruned)} trials were pruned")
     directory = search.problem.output_dir
     lines += [
         f"{len(result.candidates)} candidates of {len(result.trials)} trials in {result.seconds:.1f} s;"

@@ -89,7 +89,7 @@ class AutoSearchConfig:
         search_space: Choices for the keys of `quant.QuantConfig`, nested as there; a list of such
             dicts is their union.
         search_algo: ``grid_search`` (all), ``random``, ``priority`` (cheapest first) or an Optuna
-            sampler by name (``TPE``, ``NSGAII``, ``QMC`` ...).
+            sampler by name (``TPE``, ``NSGAII``, ``QMC`` ...). The advanced search has its own.
         search_metric: What decides: L1, L2, cos, psnr, ssim, sqnr, max_abs of the built-in
             evaluator, or a metric of the custom one.
         search_metric_tolerance: A configuration is a candidate if its difference is within it: at

@@ -199,6 +199,8 @@ def _identity(evaluator: object) -> str:
 
 
 def _check_supported(settings: AutoSearchConfig) -> None:
+    if settings.search_pruner_params and settings.search_pruner is None:
+        raise ConfigError("search_pruner_params: no pruner to take them; name one with search_pruner")
     if settings.search_devices != "cpu":
         raise ConfigError(
             f"search_devices: {settings.search_devices!r} is not available in this version; use 'cpu'"

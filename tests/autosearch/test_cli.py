@@ -191,6 +191,15 @@ def test_space_says_what_would_be_searched_and_runs_nothing(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+def test_pruned_trials_are_counted(tmp_path: Path) -> None:
+    changes = ("search_pruner=threshold", "search_pruner_params.upper=0.0")
+    done = run_command(
+        "search", write_job(tmp_path), *(x for c in changes for x in ("--set", c)), cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "12 trials were pruned" in done.stdout
+
+
 def test_the_space_of_a_two_stage_search_is_shown_stage_by_stage(tmp_path: Path) -> None:
     finetune = {"NumIterations": [10, 20, 30]}
     space = {

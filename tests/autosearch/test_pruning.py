@@ -155,6 +155,7 @@ def score(path: str) -> float:
             "search_pruner_params: 'median': .*warmup",
         ),
         ({"search_pruner": "percentile"}, "search_pruner_params: 'percentile': .*percentile"),
+        ({"search_pruner_params": {"upper": 1.0}}, "search_pruner_params: no pruner to take them"),
         ({"search_pruner": "threshold"}, "search_pruner_params: 'threshold': "),
         ({"search_pruner": "median", "search_evaluator": score}, "a custom evaluator gives one value"),
     ],

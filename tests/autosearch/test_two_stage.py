@@ -331,3 +331,28 @@ def test_what_never_ends_is_refused(two_stage: Any) -> None:
 def test_two_kinds_of_search_exclude_each_other(two_stage: Any) -> None:
     with pytest.raises(ConfigError, match="advanced_fastft_search and two_stage_search exclude each other"):
         two_stage(advanced_fastft_search=True)
+
+
+def test_a_journal_file_serves_as_well(two_stage: Any, tmp_path: Path) -> None:
+    """Of the built-in evaluator; the second stage's sampler sees a view of that storage."""
+    changes = {"search_evaluator": None, "search_algo": "TPE", "search_pruner": "median"}
+    result = run(two_stage(storage=f"journal:{tmp_path / 'journal.log'}", **changes))
+    assert len(of_stage(result, CALIBRATION)) == CALIBRATED
+    assert len(of_stage(result, FINETUNE)) == FINETUNED
+    assert run(two_stage(storage=f"journal:{tmp_path / 'journal.log'}", **changes)).trials == result.trials
+
+
+def test_a_sampler_of_all_parameters_works_in_the_second_stage(two_stage: Any) -> None:
+    """CmaEs leaves its mark on the trials that it proposed itself, not by chance."""
+    pytest.importorskip("cmaes")
+    finetune = {
+        "NumIterations": {"type": "int", "low": 1, "high": 4},
+        "RegParam": {"type": "float", "low": 0.01, "high": 0.03, "step": 0.01},
+    }
+    space = {**SPACE, "extra_options": {"FastFinetune": finetune}}
+    search = two_stage(search_space=space, search_algo="CmaEs")
+    run(search)
+    assert search.study is not None
+    marked = [t.number for t in search.study.trials if any(key.startswith("cma") for key in t.system_attrs)]
+    assert marked
+    assert min(marked) >= CALIBRATED - 2  # without Percentile
