@@ -116,7 +116,9 @@ class Problem:
 
     @property
     def _needs_histograms(self) -> bool:
-        return any(needs_histogram(CALIBRATE_METHODS[method]) for method in self.space.values_of(METHOD))
+        methods = self.space.values_of(METHOD)
+        mixed = any(self.space.values_of("include_auto_mp"))  # it looks at the noise of single tensors
+        return mixed or any(needs_histogram(CALIBRATE_METHODS[method]) for method in methods)
 
 
 def pose(
