@@ -1,6 +1,7 @@
 """The stages from a float model to a quantized one, each looked up in the stage cache first.
 
-    prepare -> equalize -> smooth -> collect statistics -> ranges and parameters -> insert -> fill
+    prepare -> equalize -> smooth -> collect statistics -> mixed precision -> ranges and parameters
+        -> insert -> fill -> finetune or correct biases
 
 A stage's key holds what it reads and nothing else, so configurations share every stage up to the
 first one that they differ in.
