@@ -363,16 +363,16 @@ def test_infinite_metrics_survive_the_record(model: Path, feeds: Feeds, settings
 def test_the_float_model_runs_once_over_the_data_for_each_transformed_graph(
     model: Path, feeds: Feeds, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import quant.pipeline
+    import quant.graph_stages
 
     passes: list[int] = []
-    collect = quant.pipeline.collect_statistics
+    collect = quant.graph_stages.collect_statistics
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         passes.append(1)
         return collect(*args, **kwargs)
 
-    monkeypatch.setattr(quant.pipeline, "collect_statistics", counted)
+    monkeypatch.setattr(quant.graph_stages, "collect_statistics", counted)
     space = {**SPACE, "include_cle": [False, True]}
     AutoSearch(None, {**settings, "search_space": space}, model, feeds).search_model()
     assert len(passes) == 2

@@ -17,7 +17,7 @@ from autosearch.samplers.random import weighted_order
 from autosearch.space import SearchSpace
 from autosearch.space.configuration import Configuration
 from quant.errors import ConfigError
-from tests.autosearch.spaces import TWENTY_SEVEN
+from tests.autosearch.spaces import FEWER, TWENTY_SEVEN
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -187,14 +187,16 @@ def test_repeats_of_what_has_no_value_are_told_as_failed() -> None:
 
 
 def test_what_rules_refuse_by_itself_is_not_suggested() -> None:
-    search = Search(SearchSpace({"include_fast_ft": [True, False], "per_channel": [True, False]}), "TPE")
+    space = SearchSpace({"include_fast_ft": [True, False], "per_channel": [True, False]}, rules=FEWER)
+    search = Search(space, "TPE")
     assert len(search.run()) == 2
     assert not any(EXCLUDED in trial.user_attrs for trial in search.study.trials)
     assert search.study.trials[0].params["include_fast_ft"] is False
 
 
 def test_what_rules_refuse_is_told_as_pruned() -> None:
-    search = Search(SearchSpace({"include_fast_ft": [True], "per_channel": [True, False]}), "TPE")
+    space = SearchSpace({"include_fast_ft": [True], "per_channel": [True, False]}, rules=FEWER)
+    search = Search(space, "TPE")
     assert search.run() == []
     assert [trial.state for trial in search.study.trials] == [TrialState.PRUNED]
     assert "include_fast_ft" in search.study.trials[0].user_attrs[EXCLUDED]
@@ -312,7 +314,7 @@ def test_rejection_ends_when_a_small_space_is_exhausted() -> None:
     space = SearchSpace(TWENTY_SEVEN, limit=0)
     assert len(Search(space, "random").run()) == 27
     assert len(Search(space, "TPE").run()) == 27
-    assert Search(SearchSpace({"include_fast_ft": [True]}, limit=0), "random").run() == []
+    assert Search(SearchSpace({"include_fast_ft": [True]}, rules=FEWER, limit=0), "random").run() == []
 
 
 def test_a_trillion_points_are_drawn_from_without_enumeration() -> None:

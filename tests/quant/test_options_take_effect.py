@@ -410,7 +410,7 @@ def test_a_provider_that_is_not_there_is_refused_before_any_work(monkeypatch: py
     def work(*_: object, **__: object) -> None:
         raise AssertionError("work began")
 
-    monkeypatch.setattr("quant.pipeline.prepare", work)
+    monkeypatch.setattr("quant.graph_stages.prepare", work)
     with pytest.raises(ModelError, match="execution_providers: onnxruntime here has no NopeProvider; it has"):
         quantize(MODEL, FEEDS, execution_providers=["NopeProvider"])
 

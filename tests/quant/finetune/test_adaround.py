@@ -98,8 +98,8 @@ def test_early_stop_is_earlier() -> None:
     a = layer(4, inputs=30, outputs=10, noise=0.2)
     quadratic = Quadratic.of(a.weight, a.moments()).astype(np.float32)
     grid = grid_for(a.weight)
-    quantized, iterations = AdaRound(early_stop=True).solve(quadratic, grid)
-    _, all_iterations = AdaRound().solve(quadratic, grid)
+    quantized, iterations = AdaRound(1000, early_stop=True).solve(quadratic, grid)
+    _, all_iterations = AdaRound(1000).solve(quadratic, grid)
     assert 200 < iterations < all_iterations
     assert a.losses(quantized).sum() < a.losses(grid.round(quadratic.weight)).sum()
 
