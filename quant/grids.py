@@ -61,30 +61,35 @@ class Grids:
         Scales for each channel imply a symmetric grid: onnxruntime's kernels need one zero point.
         Scales for each block do not.
         """
-        override = next(iter(self.overrides(site.name)), _NO_OVERRIDE)
-        if not site.typed_as_weight:
-            grid = replace(self.default, reduce_range=self.config.reduce_range, restricted=False)
-            return self._overridden(grid, override)
-        element = ELEMENT_TYPES[override.quant_type or self.config.weight_type]
-        wanted = self.config.extra_options.WeightSymmetric
-        symmetric = element.signed if wanted is None else wanted
-        grid = replace(
-            self.default,
-            type=element,
-            symmetric=symmetric,
-            reduce_range=self.config.reduce_range,
-            restricted=False,
-        )
-        grid = self._overridden(grid, override)
+        grid = self._typed_as_weight if site.typed_as_weight else self._typed_as_activation
+        grid = self._overridden(grid, next(iter(self.overrides(site.name)), _NO_OVERRIDE))
         per_channel = site.axis is not None and site.block_size is None
-        return replace(grid, symmetric=True) if per_channel else grid
+        return replace(grid, symmetric=True) if per_channel and not grid.symmetric else grid
 
-    @staticmethod
-    def _overridden(grid: Grid, override: TensorOverride) -> Grid:
+    @cached_property
+    def _typed_as_activation(self) -> Grid:
+        """Of a constant of an elementwise operator."""
+        return replace(self.default, reduce_range=self.config.reduce_range, restricted=False)
+
+    @cached_property
+    def _typed_as_weight(self) -> Grid:
+        wanted = self.config.extra_options.WeightSymmetric
+        element = ELEMENT_TYPES[self.config.weight_type]
+        symmetric = element.signed if wanted is None else wanted
+        return replace(self._typed_as_activation, type=element, symmetric=symmetric)
+
+    def _overridden(self, grid: Grid, override: TensorOverride) -> Grid:
+        if override is _NO_OVERRIDE:
+            return grid
+        element, symmetric = grid.type, grid.symmetric
+        if override.quant_type is not None:
+            element = ELEMENT_TYPES[override.quant_type]
+            if grid is self._typed_as_weight and self.config.extra_options.WeightSymmetric is None:
+                symmetric = element.signed  # as that type would be if all weights had it
         return replace(
             grid,
-            type=ELEMENT_TYPES[override.quant_type] if override.quant_type is not None else grid.type,
-            symmetric=grid.symmetric if override.symmetric is None else override.symmetric,
+            type=element,
+            symmetric=symmetric if override.symmetric is None else override.symmetric,
             reduce_range=grid.reduce_range if override.reduce_range is None else override.reduce_range,
         )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -240,7 +240,7 @@ class Pipeline(GraphStages):
         self, transformed: Transformed, placement: Placement, constants: Constants, grids: Grids
     ) -> dict[str, QuantParams]:
         sites = [
-            (*astuple(site), repr(grids.weight(site)), repr(grids.overrides(site.name)))
+            (*site.key, repr(grids.weight(site)), repr(grids.overrides(site.name)))
             for site in placement.weights.values()
         ]
         key = {"of": transformed.key, "sites": sites, "method": grids.config.calibrate_method.name}
@@ -255,7 +255,7 @@ class Pipeline(GraphStages):
         for site in placement.weights.values():
             own = numbers.params.get(site.name)
             grid = grids.weight(site)
-            key = {"of": transformed.key, "site": astuple(site), "type": grid.type.ir.name}
+            key = {"of": transformed.key, "site": site.key, "type": grid.type.ir.name}
             key["bounds"] = code_bounds(grid, grids.config)
             if own is not None:
                 key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}

@@ -170,6 +170,11 @@ class Weight:
     typed_as_weight: bool
     block_size: int | None = None
 
+    @property
+    def key(self) -> tuple[str, int | None, bool, int | None]:
+        """Everything, for the key of a stage."""
+        return self.name, self.axis, self.typed_as_weight, self.block_size
+
 
 @dataclass(frozen=True)
 class Bias:
