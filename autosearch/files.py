@@ -113,6 +113,7 @@ def _logged(trial: Trial, metric: str, source: Mapping[str, Any]) -> dict[str, A
         "user_attrs_stage": trial.stage,
         "user_attrs_seconds": dict(trial.outcome.seconds),
         "user_attrs_error": trial.outcome.error,
+        "user_attrs_promotion": trial.outcome.promotion,
         "user_attrs_source": dict(source),
         "user_attrs_intermediate": {
             str(step): finite(value) for step, value in trial.outcome.intermediate.items()

@@ -93,6 +93,7 @@ class Objective:
             quantized = self.pipeline.quantize(config)
             quantized.save(path, external_data=config.use_external_data_format)
             written = str(path)
+            promotion = None if quantized.promotion is None else str(quantized.promotion)
             seconds["quantize"] = time.perf_counter() - start
             start = time.perf_counter()
             if judge is None:
@@ -103,7 +104,8 @@ class Objective:
                     path, quantized.session_config, report=report, report_at=REPORT_AT
                 )
             seconds["evaluate"] = time.perf_counter() - start
-            return Outcome(metrics, seconds, written, model_digest(path), intermediate=intermediate)
+            digest = model_digest(path)
+            return Outcome(metrics, seconds, written, digest, intermediate=intermediate, promotion=promotion)
         except Pruned as pruned:
             seconds["evaluate"] = time.perf_counter() - start
             return Outcome({}, seconds, written, intermediate=intermediate, pruned_at=pruned.percentage)

@@ -71,7 +71,8 @@ def trial_line(trial: Trial, position: str, metric: Metric, tolerance: float | N
     bound = (
         "" if tolerance is None else f" (tolerance {'>=' if metric.is_similarity else '<='} {tolerance:g})"
     )
-    return f"{head}: {measured(trial, metric)}{bound}, {verdict}; {times}"
+    promotion = "" if trial.outcome.promotion is None else f"; {trial.outcome.promotion}"
+    return f"{head}: {measured(trial, metric)}{bound}, {verdict}; {times}{promotion}"
 
 
 def measured(trial: Trial, metric: Metric) -> str:

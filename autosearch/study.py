@@ -212,6 +212,7 @@ class SearchStudy:
             "traceback": trial.outcome.traceback,
             "intermediate": {str(step): each for step, each in trial.outcome.intermediate.items()},
             "pruned_at": trial.outcome.pruned_at,
+            "promotion": trial.outcome.promotion,
             "difference": trial.difference,
             "is_candidate": trial.is_candidate,
             "started": trial.started.isoformat(),
@@ -251,13 +252,14 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
         return None
     keys = ("metrics", "seconds", "model_path", "model_digest", "error", "traceback", "pruned_at")
     intermediate = {int(step): value for step, value in record["intermediate"].items()}
+    promotion = record.get("promotion")
     return Trial(
         number=frozen.number,
         digest=described["digest"],
         short=described["short"],
         params=described["params"],
         config=described["config"],
-        outcome=Outcome(**{key: record[key] for key in keys}, intermediate=intermediate),
+        outcome=Outcome(**{key: record[key] for key in keys}, intermediate=intermediate, promotion=promotion),
         difference=record["difference"],
         is_candidate=record["is_candidate"],
         started=datetime.fromisoformat(record["started"]),

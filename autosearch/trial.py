@@ -25,6 +25,7 @@ class Outcome:
         traceback: Of that exception.
         intermediate: Value of the searched metric by percentage of the evaluation data; empty without
             a pruner.
+        promotion: What automatic mixed precision decided, on a line; None without it.
         pruned_at: The percentage after which evaluation was given up; None if it was not.
     """
 
@@ -36,6 +37,7 @@ class Outcome:
     traceback: str | None = None
     intermediate: Mapping[int, float] = field(default_factory=dict)
     pruned_at: int | None = None
+    promotion: str | None = None
 
     @property
     def seconds_saved(self) -> float:

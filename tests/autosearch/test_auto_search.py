@@ -378,6 +378,25 @@ def test_the_float_model_runs_once_over_the_data_for_each_transformed_graph(
     assert len(passes) == 2
 
 
+def test_what_mixed_precision_decided_is_on_record(
+    model: Path, feeds: Feeds, settings: dict[str, Any]
+) -> None:
+    options = {"AutoMixprecision": {"ErrorTarget": [1e-7]}}
+    space = {"include_auto_mp": [False, True], "extra_options": options}
+    search = AutoSearch(None, {**settings, "search_space": space}, model, feeds)
+    candidates = search.search_model()
+    assert search.result is not None
+    plain, mixed = search.result.trials
+    assert plain.outcome.promotion is None
+    assert str(mixed.outcome.promotion).startswith("mixed precision: ")
+    assert str(mixed.outcome.promotion) in Path(settings["search_log_path"]).read_text()
+    assert candidates[0]["config"]["include_auto_mp"]
+    again = AutoSearch(None, {**settings, "search_space": space}, model, feeds)
+    again.search_model()
+    assert again.result is not None
+    assert [trial.outcome for trial in again.result.trials] == [plain.outcome, mixed.outcome]
+
+
 class Reader:
     """onnxruntime's interface."""
 
