@@ -40,11 +40,9 @@ def open_device(name: str) -> Device:
     """
     if name == CPU:
         return Device(name, np.asarray, np.asarray)
-    kind, _, index = name.partition(":")
-    if kind != "cuda" or (index and not index.isdigit()):
-        raise ConfigError(f"OptimDevice: {name!r} is not a device; give 'cpu', 'cuda' or 'cuda:<number>'")
+    index = _cuda_index("OptimDevice", name)
     for attempt in (_cupy, _torch):
-        device = attempt(name, int(index or 0))
+        device = attempt(name, index)
         if device is not None:
             return device
     raise ConfigError(
@@ -61,10 +59,15 @@ def inference_providers(device: str, providers: tuple[str, ...]) -> tuple[Provid
     """
     if device == CPU:
         return providers
-    kind, _, index = device.partition(":")
+    index = _cuda_index("InferDevice", device)
+    return (("CUDAExecutionProvider", {"device_id": str(index)}), "CPUExecutionProvider")
+
+
+def _cuda_index(option: str, name: str) -> int:
+    kind, _, index = name.partition(":")
     if kind != "cuda" or (index and not index.isdigit()):
-        raise ConfigError(f"InferDevice: {device!r} is not a device; give 'cpu', 'cuda' or 'cuda:<number>'")
-    return (("CUDAExecutionProvider", {"device_id": index or "0"}), "CPUExecutionProvider")
+        raise ConfigError(f"{option}: {name!r} is not a device; give 'cpu', 'cuda' or 'cuda:<number>'")
+    return int(index or 0)
 
 
 def _cupy(name: str, index: int) -> Device | None:

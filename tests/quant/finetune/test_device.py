@@ -87,7 +87,9 @@ def test_arrays_get_to_the_device_and_back(
 
 
 @pytest.mark.parametrize(
-    "installed", [{}, {"torch": torch(0)}, {"torch": torch(1), "cupy": cupy(1)}], ids=str
+    "installed",
+    [{}, {"torch": torch(0)}, {"torch": torch(1), "cupy": cupy(1)}],
+    ids=["none", "without a GPU", "with one GPU"],
 )
 def test_a_device_that_nothing_can_use_is_refused_with_the_remedy(
     libraries: dict[str, Any], installed: dict[str, Any]
