@@ -93,6 +93,23 @@ def run(model: onnx.ModelProto | ir.Model, feed: Feed, *, optimized: bool = True
     return outputs
 
 
+def run_quantized(
+    quantized: QuantizedModel,
+    feed: Feed,
+    level: ort.GraphOptimizationLevel = ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+) -> list[Array]:
+    """In a session with the entries that the model needs."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.log_severity_level = 4
+    for key, value in quantized.session_config:
+        options.add_session_config_entry(key, value)
+    source = quantized.standalone().SerializeToString()
+    runner = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    outputs: list[Array] = runner.run(None, feed)
+    return outputs
+
+
 def initializers(model: onnx.ModelProto) -> dict[str, Array]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 

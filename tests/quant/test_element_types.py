@@ -13,7 +13,18 @@ from onnx.reference import ReferenceEvaluator
 from quant import ConfigError, Pipeline, QuantizedModel
 from quant.config import QuantConfig
 from quant.types import ELEMENT_NAMES, ELEMENT_TYPES, Encoding
-from tests.quant.graphs import Array, Feed, build, floats, initializers, node, pipeline, quantize
+from tests.quant.graphs import (
+    Array,
+    Feed,
+    build,
+    floats,
+    initializers,
+    node,
+    pipeline,
+    quantize,
+    run,
+    run_quantized,
+)
 
 FEEDS: list[Feed] = [{"x": floats(4, 6, 8, 8, seed=seed)} for seed in (1, 2)]
 LEVELS = ort.GraphOptimizationLevel
@@ -59,14 +70,12 @@ def stages() -> Pipeline:
     return pipeline(network(), FEEDS)
 
 
-def outputs(model: onnx.ModelProto, level: ort.GraphOptimizationLevel, quantized: QuantizedModel) -> Array:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = level
-    options.log_severity_level = 4
-    for key, value in quantized.session_config:
-        options.add_session_config_entry(key, value)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, feed)[0] for feed in FEEDS]).astype(np.float32)
+def outputs(quantized: QuantizedModel, level: ort.GraphOptimizationLevel) -> Array:
+    return np.concatenate([run_quantized(quantized, feed, level)[0] for feed in FEEDS])
+
+
+def real_outputs() -> Array:
+    return np.concatenate([run(network(), feed)[0] for feed in FEEDS])
 
 
 def distance(first: Array, second: Array) -> float:
@@ -79,10 +88,10 @@ def test_every_combination_means_the_same_at_every_optimisation_level(
 ) -> None:
     config = QuantConfig(activation_type=activation, weight_type=weight, per_channel=True)
     quantized = stages.quantize(config)
-    plain = outputs(quantized.model, LEVELS.ORT_DISABLE_ALL, quantized)
-    real = outputs(network(), LEVELS.ORT_DISABLE_ALL, quantized)
+    plain = outputs(quantized, LEVELS.ORT_DISABLE_ALL)
+    real = real_outputs()
     for level in (LEVELS.ORT_ENABLE_BASIC, LEVELS.ORT_ENABLE_EXTENDED, LEVELS.ORT_ENABLE_ALL):
-        optimised = outputs(quantized.model, level, quantized)
+        optimised = outputs(quantized, level)
         # kernels on integers round once more or less; a wrong rewriting is as far off as the float model
         assert distance(optimised, plain) <= 0.35 * distance(plain, real) + 1e-5
 
@@ -93,8 +102,8 @@ def test_runs_as_the_standard_says(element: str, options: dict[str, object]) -> 
     """Against onnx's reference implementation of the operators."""
     quantized = quantize(network(), FEEDS, activation_type=element, weight_type=element, **options)
     wanted = ReferenceEvaluator(quantized.model).run(None, FEEDS[0])[0]
-    got = outputs(quantized.model, LEVELS.ORT_DISABLE_ALL, quantized)[: len(wanted)]
-    real = outputs(network(), LEVELS.ORT_DISABLE_ALL, quantized)[: len(wanted)]
+    got = outputs(quantized, LEVELS.ORT_DISABLE_ALL)[: len(wanted)]
+    real = real_outputs()[: len(wanted)]
     assert distance(got, wanted) <= 0.05 * distance(wanted, real) + 5e-5
 
 
@@ -104,8 +113,8 @@ def test_more_bits_come_nearer(stages: Pipeline, kind: Encoding) -> None:
     for name, element in ELEMENT_NAMES.items():
         if ELEMENT_TYPES[element].encoding is kind and ELEMENT_TYPES[element].signed:
             quantized = stages.quantize(QuantConfig(activation_type=name, weight_type=name, per_channel=True))
-            plain = outputs(quantized.model, LEVELS.ORT_DISABLE_ALL, quantized)
-            errors[name] = distance(plain, outputs(network(), LEVELS.ORT_DISABLE_ALL, quantized))
+            plain = outputs(quantized, LEVELS.ORT_DISABLE_ALL)
+            errors[name] = distance(plain, real_outputs())
     if kind is Encoding.INTEGER:
         assert errors["QInt2"] > errors["QInt4"] > errors["QInt8"] > errors["QInt16"]
     else:  # mantissas of three bits and of two
@@ -122,18 +131,13 @@ def test_float16_models(activation: str, weight: str) -> None:
     assert all(array.dtype != np.float32 for array in values.values())
     assert all((array > 0).all() for name, array in values.items() if name.endswith("_scale"))
 
-    def both(model: onnx.ModelProto, level: ort.GraphOptimizationLevel) -> Array:
-        options = ort.SessionOptions()
-        options.graph_optimization_level, options.log_severity_level = level, 4
-        for key, value in quantized.session_config:
-            options.add_session_config_entry(key, value)
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return np.concatenate([session.run(None, feed)[0] for feed in feeds]).astype(np.float32)
+    def both(level: ort.GraphOptimizationLevel) -> Array:
+        return np.concatenate([run_quantized(quantized, feed, level)[0] for feed in feeds]).astype(np.float32)
 
-    plain = both(quantized.model, LEVELS.ORT_DISABLE_ALL)
-    real = both(half, LEVELS.ORT_DISABLE_ALL)
+    plain = both(LEVELS.ORT_DISABLE_ALL)
+    real = np.concatenate([run(half, feed)[0] for feed in feeds]).astype(np.float32)
     assert distance(plain, real) < 0.5 * np.std(real)
-    assert distance(both(quantized.model, LEVELS.ORT_ENABLE_ALL), plain) <= 0.4 * distance(plain, real) + 1e-2
+    assert distance(both(LEVELS.ORT_ENABLE_ALL), plain) <= 0.4 * distance(plain, real) + 1e-2
 
 
 def _half(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -180,8 +184,8 @@ class TestBlocks:
                 extra_options={"BlockSize": size},
             )  # fmt: skip
             quantized = stages.quantize(config)
-            plain = outputs(quantized.model, LEVELS.ORT_DISABLE_ALL, quantized)
-            errors.append(distance(plain, outputs(network(), LEVELS.ORT_DISABLE_ALL, quantized)))
+            plain = outputs(quantized, LEVELS.ORT_DISABLE_ALL)
+            errors.append(distance(plain, real_outputs()))
         assert errors[1] < errors[0]
 
 
@@ -226,8 +230,8 @@ class TestOverrides:
         assert any("r_convert_DequantizeLinear_Output" in inputs for inputs in adds)
         values = initializers(quantized.model)
         assert values["r_zero_point"].dtype == np.uint8 and values["r_convert_zero_point"].dtype == np.int16
-        plain = outputs(quantized.model, LEVELS.ORT_DISABLE_ALL, quantized)
-        optimised = outputs(quantized.model, LEVELS.ORT_ENABLE_ALL, quantized)
+        plain = outputs(quantized, LEVELS.ORT_DISABLE_ALL)
+        optimised = outputs(quantized, LEVELS.ORT_ENABLE_ALL)
         assert distance(plain, optimised) < 0.1 * np.std(plain)
 
     @pytest.mark.parametrize(

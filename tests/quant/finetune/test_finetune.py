@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 
 from quant import ConfigError, Pipeline, QuantConfig, QuantizedModel
 from quant.finetune.finetune import LAYERS_WITH_BIAS
-from tests.quant.graphs import Array, Feed, build, floats, initializers, node, pipeline, run
+from tests.quant.graphs import Array, Feed, build, floats, initializers, node, pipeline, run, run_quantized
 
 DATA = {"x": floats(96, 3, 10, 10, seed=1)}
 FEEDS: list[Feed] = [{"x": DATA["x"][start : start + 16]} for start in range(0, 96, 16)]
@@ -58,11 +57,7 @@ def stages() -> Pipeline:
 
 def error(quantized: QuantizedModel, samples: int = 96) -> float:
     data = {"x": DATA["x"][:samples]}
-    options = ort.SessionOptions()
-    for key, value in quantized.session_config:
-        options.add_session_config_entry(key, value)
-    session = ort.InferenceSession(quantized.standalone().SerializeToString(), options)
-    wanted, got = run(network(), data)[0], session.run(None, data)[0]
+    wanted, got = run(network(), data)[0], run_quantized(quantized, data)[0]
     return float(np.mean((wanted - got) ** 2))
 
 

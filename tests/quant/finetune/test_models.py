@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from quant import CalibrationData, QuantConfig, QuantizedModel
 from tests.parity.models import CASES
-from tests.quant.graphs import Array, pipeline, run
+from tests.quant.graphs import Array, pipeline, run, run_quantized
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -19,8 +18,7 @@ def test_finetuned_models_are_nearer_to_the_float_one(case: str) -> None:
     wanted = [run(model, feed) for feed in data]
 
     def error(quantized: QuantizedModel) -> float:
-        session = ort.InferenceSession(quantized.standalone().SerializeToString())
-        pairs = zip(wanted, (session.run(None, dict(feed)) for feed in data), strict=True)
+        pairs = zip(wanted, (run_quantized(quantized, feed) for feed in data), strict=True)
         return sum(
             _squares(y, other) for outputs, others in pairs for y, other in zip(outputs, others, strict=True)
         )
