@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from evaluators.errors import EvaluatorInputError
-from evaluators.hardware.analytic import CostMetric, average_bitwidth, memory_density
-from evaluators.hardware.cost import FLOAT_BITS
+from evaluators.hardware import analytic
+from evaluators.hardware.analytic import CostMetric
+from evaluators.hardware.cost import FLOAT_BITS, ModelCost
+from evaluators.hardware.latency import Latency, LatencyOptions
+from evaluators.hardware.size import ModelSize
 from evaluators.metric import Metric, hint
+from evaluators.sessions import Feed, SessionConfig, SessionSettings
 
 
 @dataclass(frozen=True)
@@ -39,41 +45,98 @@ class BitwidthOptions:
             raise EvaluatorInputError(f"compare_to: must be a positive number of bits, not {value!r}")
 
 
+class MeasuredMetrics(Protocol):
+    """Metrics that need the model's file."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What `measure` returns."""
+        ...
+
+    def measure(self, model_path: Path, session_config: SessionConfig = ()) -> tuple[float, ...]:
+        """The metrics' values in their order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What models are timed with.
+
+    Attributes:
+        float_model: Path of the float model; None if there is none.
+        feeds: Data to run models on.
+        session_settings: How models are run.
+    """
+
+    float_model: str | Path | None = None
+    feeds: Iterable[Feed] | None = None
+    session_settings: SessionSettings | None = None
+
+
+Part = CostMetric | MeasuredMetrics
+
+
 @dataclass(frozen=True)
 class Family:
     """Metrics that are found together, and so given together.
 
     Attributes:
         names: Of the metrics; options may be given under each.
-        options: Their type, with the defaults.
-        make: Options -> the metrics.
+        make: Options and bench -> the metrics.
+        options: The options' type, with the defaults.
     """
 
     names: tuple[str, ...]
-    options: type[Any]
-    make: Callable[[Any], tuple[CostMetric, ...]]
+    make: Callable[[Any, Bench], tuple[Part, ...]]
+    options: type[Any] = NoOptions
 
 
-def _bitwidth(options: BitwidthOptions) -> tuple[CostMetric, ...]:
+def _bitwidth(options: BitwidthOptions, _: Bench) -> tuple[Part, ...]:
+    density = partial(analytic.memory_density, compare_to=options.compare_to)
     return (
-        CostMetric(Metric("average_bitwidth", "bit", "minimize"), average_bitwidth),
-        CostMetric(
-            Metric("memory_density", "", "maximize"), partial(memory_density, compare_to=options.compare_to)
-        ),
+        CostMetric(Metric("average_bitwidth", "bit", "minimize"), analytic.average_bitwidth),
+        CostMetric(Metric("memory_density", "", "maximize"), density),
     )
 
 
-_FAMILIES: tuple[Family, ...] = (Family(("average_bitwidth", "memory_density"), BitwidthOptions, _bitwidth),)
+def _size(_: NoOptions, __: Bench) -> tuple[Part, ...]:
+    return (ModelSize(),)
+
+
+def _latency(options: LatencyOptions, bench: Bench) -> tuple[Part, ...]:
+    if bench.float_model is None or bench.feeds is None:
+        raise EvaluatorInputError("latency: needs float_model and feeds, to time models beside the float one")
+    return (Latency(options, bench.float_model, bench.feeds, bench.session_settings),)
+
+
+def _sum(name: str, unit: str, value: Callable[[ModelCost], float]) -> Family:
+    """A metric of its own, without options; less is better."""
+    part = CostMetric(Metric(name, unit, "minimize"), value)
+    return Family((name,), lambda options, bench: (part,))
+
+
+_FAMILIES: tuple[Family, ...] = (
+    Family(("average_bitwidth", "memory_density"), _bitwidth, BitwidthOptions),
+    _sum("average_bitwidth_total", "bit", analytic.average_bitwidth_total),
+    Family(("model_size",), _size),
+    _sum("packed_size", "B", analytic.packed_size),
+    _sum("macs", "MAC", analytic.macs),
+    _sum("flops", "FLOP", analytic.flops),
+    _sum("bitops", "BitOP", analytic.bitops),
+    Family(("latency", "latency_spread", "latency_ratio"), _latency, LatencyOptions),
+)
 
 HARDWARE_METRICS: Mapping[str, Family] = MappingProxyType(
     {name: family for family in _FAMILIES for name in family.names}
 )
-"""The family of every name."""
+"""The family of every name, but for those of `weights_above_<n>_bits`."""
+
+_WEIGHTS_ABOVE = re.compile(r"weights_above_(\d+(?:\.\d+)?)_bits")
 
 
 def is_hardware_metric(name: str) -> bool:
     """Whether a name is that of a hardware metric."""
-    return name in HARDWARE_METRICS
+    return name in HARDWARE_METRICS or _WEIGHTS_ABOVE.fullmatch(name) is not None
 
 
 def family_of(name: str) -> Family:
@@ -82,11 +145,12 @@ def family_of(name: str) -> Family:
     Raises:
         EvaluatorInputError: If there is no such metric; with the nearest name.
     """
-    if name not in HARDWARE_METRICS:
-        raise EvaluatorInputError(
-            f"metrics: no hardware metric is called {name!r}; {hint(str(name), HARDWARE_METRICS)}"
-        )
-    return HARDWARE_METRICS[name]
+    if name in HARDWARE_METRICS:
+        return HARDWARE_METRICS[name]
+    if match := _WEIGHTS_ABOVE.fullmatch(str(name)):
+        return _sum(name, "", partial(analytic.weights_above, bits=float(match[1])))
+    known = [*HARDWARE_METRICS, "weights_above_8_bits"]
+    raise EvaluatorInputError(f"metrics: no hardware metric is called {name!r}; {hint(str(name), known)}")
 
 
 def options_of(family: Family, metric_options: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -28,28 +28,23 @@ class Cost:
     emulated: bool = False
 
 
-COUNTS = st.integers(0, 10**9)
-BITS = st.floats(1, 32)
+COUNTS = st.integers(0, 9)
+BITS = st.integers(4, 128).map(lambda quarters: quarters / 4)
 
 
 @st.composite
 def costs(draw):
-    """Any cost with at least one searched weight."""
-    layers = draw(
-        st.lists(
-            st.builds(
-                Layer,
-                weights=COUNTS,
-                weight_bits=BITS,
-                biases=COUNTS,
-                bias_bits=BITS,
-                activations=COUNTS,
-                activation_bits=BITS,
-                macs=COUNTS,
-                searched=st.booleans(),
-            ),
-            max_size=5,
-        )
+    """Small models, with at least one searched weight; bits are exact in binary, as sums of them are."""
+    layers = st.builds(
+        Layer,
+        weights=COUNTS,
+        weight_bits=BITS,
+        biases=COUNTS,
+        bias_bits=BITS,
+        activations=COUNTS,
+        activation_bits=BITS,
+        macs=COUNTS,
+        searched=st.booleans(),
     )
-    certain = Layer(weights=draw(st.integers(1, 10**9)), weight_bits=draw(BITS), macs=1, activations=1)
-    return Cost((*layers, certain), draw(COUNTS), draw(st.booleans()))
+    certain = Layer(weights=draw(st.integers(1, 9)), weight_bits=draw(BITS))
+    return Cost((*draw(st.lists(layers, max_size=5)), certain), draw(COUNTS), draw(st.booleans()))
