@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import PlainSerializer, PlainValidator
 
 from quant.errors import ConfigError, nearest
-from quant.formats import Format, LayerFormats, layer_formats
+from quant.formats import FLOAT, ROLES, Format, LayerFormats, format_family, layer_formats, make_format
 from quant.layers.table import BY, DEFAULT, By, Named, check_keys, check_patterns, check_types, entry_of
 
 Value: TypeAlias = str | bool | int | float | tuple[Any, ...] | None
@@ -31,10 +31,12 @@ class LayerEntry:
             parameters of the role's format. ``"NA"`` is None: as a name float, as a parameter its
             default.
         formats: What it says.
+        weightless: Whether it says too little for a weight: it is for layers that have none.
     """
 
     given: tuple[tuple[str, Value], ...]
     formats: LayerFormats
+    weightless: bool = False
 
     @classmethod
     def of(cls, given: object, place: str) -> LayerEntry:
@@ -48,7 +50,18 @@ class LayerEntry:
         if not isinstance(given, Mapping):
             raise ConfigError(f"{place}: {given!r} is no table of formats; give {{name: integer, ...}}")
         values = {str(key): _plain(value) for key, value in given.items()}
-        return cls(tuple(values.items()), layer_formats(values, place))
+        weightless = _is_weightless(values, place)
+        formats = layer_formats(values | {"weight_name": FLOAT} if weightless else values, place)
+        return cls(tuple(values.items()), formats, weightless)
+
+    def check_weight(self, place: str) -> None:
+        """Refuses the entry for a layer with a weight if it does not say what that is to be.
+
+        Raises:
+            ConfigError: With the missing parameter.
+        """
+        if self.weightless:
+            make_format("weight", dict(self.given), f"{place}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written, JSON-ready."""
@@ -99,16 +112,28 @@ class LayerTable:
         found = {layer.name: entry_of(table, self.by, layer) for layer in layers}
         return {name: entry for name, entry in found.items() if entry is not None}
 
-    def formats(self) -> Iterator[Format]:
-        """All formats that some layer may have."""
+    def formats(self) -> Iterator[tuple[str, Format]]:
+        """All formats that some layer may have, with the role: "data_in", "weight" or "bias"."""
         for _, entry in self.entries:
-            for each in (entry.formats.data_in, entry.formats.weight, entry.formats.bias):
-                if each is not None:
-                    yield each
+            for role in ROLES:
+                own: Format | None = getattr(entry.formats, role)
+                if own is not None:
+                    yield role, own
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written, JSON-ready."""
         return {_BY: self.by} | {key: entry.to_dict() for key, entry in self.entries}
+
+
+def _is_weightless(values: Mapping[str, Value], place: str) -> bool:
+    """Whether the weight's format has parameters without a default, and none of its keys is given."""
+    if any(key.startswith("weight_") for key in values):
+        return False
+    name = values.get("name")
+    family = format_family(name if isinstance(name, str) else None, f"{place}.name")
+    return family is not None and any(
+        parameter.is_required and "weight" in parameter.roles for parameter in family.parameters
+    )
 
 
 def _plain(value: object) -> Value:
@@ -131,6 +156,6 @@ def _parsed(value: object) -> LayerTable | None:
 
 Layers = Annotated[
     LayerTable | None,
-    BeforeValidator(_parsed),
+    PlainValidator(_parsed),
     PlainSerializer(_serialized, return_type=dict[str, Any] | None),
 ]

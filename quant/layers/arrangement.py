@@ -60,7 +60,5 @@ def arrangement_of(node: ir.Node, position: int) -> Arrangement:
         return Arrangement((1, *range(2, rank), 0), node.attributes.get_int("group", 1))
     if node.op_type == "Gemm":
         return Arrangement((0, 1) if node.attributes.get_int("transB", 0) else (1, 0))
-    if rank == 1:
-        return Arrangement((0,))
     rows, columns = rank - 2, rank - 1
     return Arrangement((columns, *leading, rows) if position else (rows, *leading, columns))
