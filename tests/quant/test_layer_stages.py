@@ -20,6 +20,7 @@ from quant import (
     StageCache,
     load_float_model,
 )
+from quant.formats import layer_formats
 from quant.types import CALIBRATE_METHODS
 from tests.parity.models import EXAMPLE
 from tests.quant.bodies import conditional
@@ -35,7 +36,8 @@ from tests.quant.graphs import (
     run,
     run_quantized,
 )
-from tests.quant.layers.networks import batches, fixed_point, mlp, symmetric_int8
+from tests.quant.layers.formats import WEIGHTS
+from tests.quant.layers.networks import batches, fixed_point, images, mlp, network, symmetric_int8
 
 INTEGER = {"name": "integer", "data_in_width": 7, "data_in_frac_width": 4}
 INTEGER |= {"weight_width": 5, "weight_frac_width": 4, "bias_width": 6, "bias_frac_width": 5}
@@ -47,6 +49,12 @@ def cnn() -> Pipeline:
         images = next(archive[name] for name in archive.files if archive[name].ndim == 4)
     model = load_float_model(EXAMPLE / "digits_cnn.onnx")
     return Pipeline(model, CalibrationData([{model.inputs[0].name: images[:32]}]), threads=1)
+
+
+@pytest.fixture(scope="module")
+def layered() -> Pipeline:
+    """A layer of every kind."""
+    return pipeline(network(), images(8))
 
 
 def formatted(table: dict[str, Any], **config: Any) -> QuantConfig:
@@ -108,6 +116,25 @@ def _level(number: int) -> Any:
     return ort.GraphOptimizationLevel(number)
 
 
+@pytest.mark.parametrize("case", WEIGHTS)
+@pytest.mark.parametrize("level", [0, 99], ids=["disabled", "all"])
+def test_what_a_layer_reads_is_what_its_format_gives(case: str, level: int) -> None:
+    model, values = mlp()
+    feeds = batches()
+    shared, config = pipeline(model, feeds), formatted({"Gemm_h": WEIGHTS[case]})
+    quantized, _ = shared._formatted(shared.transform(config), config)
+    gemm = next(each for each in quantized.model.graph.node if each.name == "Gemm_h")
+    names = gemm.input[:2]
+    quantized.model.graph.output.extend(helper.make_tensor_value_info(name, 1, None) for name in names)
+    x, w = run_quantized(quantized, feeds[1], _level(level))[1:]
+    formats = layer_formats(WEIGHTS[case])
+    assert formats.data_in is not None and formats.weight is not None
+    whole = np.concatenate([feed["x"] for feed in feeds])
+    ranged = formats.data_in.fit(whole)
+    np.testing.assert_array_equal(x, ranged.round(feeds[1]["x"]))
+    np.testing.assert_array_equal(w, formats.weight.fit(values["w"]).round(values["w"]))
+
+
 FORMATS: dict[str, dict[str, Any]] = {
     "integer": {"name": "integer", "data_in_width": 8, "weight_width": 8},
     "odd integer": {
@@ -120,6 +147,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "wide integer": {"name": "integer", "data_in_width": 24, "weight_width": 20, "bias_width": 18},
     "unsigned": {"name": "integer", "data_in_width": 8, "data_in_is_signed": False, "weight_width": 8},
     "int2": {"name": "int8", "weight_name": "int2"},
+    "int2 and blocks": {"name": "block_fp", "weight_name": "int2"},
     "int4 in blocks": {
         "name": "int4",
         "data_in_name": "uint8",
@@ -136,21 +164,21 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("case", FORMATS)
-def test_every_format_runs_at_every_level(case: str, cnn: Pipeline) -> None:
-    quantized = cnn.quantize(formatted({"default": FORMATS[case]}))
+def test_every_format_runs_at_every_level(case: str, layered: Pipeline) -> None:
+    quantized = layered.quantize(formatted({"default": FORMATS[case]}))
     onnx.checker.check_model(quantized.model, full_check=True)
-    feed = cnn.data.feeds[0]
+    feed = images()[0]
     whole, plain = (run_quantized(quantized, feed, _level(level))[0] for level in (99, 0))
     assert relative_error(plain, whole) < 0.02
     if case == "float":
-        assert relative_error(run(onnx.load(cnn.float_model.path), feed)[0], whole) < 1e-6
+        assert relative_error(run(network(), feed)[0], whole) < 1e-6
 
 
 @pytest.mark.parametrize("case", ["channels", "int4 in blocks", "int2", "odd integer", "half"])
-def test_packed_weights_are_the_format_s_own_values(case: str, cnn: Pipeline) -> None:
+def test_packed_weights_are_the_format_s_own_values(case: str, layered: Pipeline) -> None:
     """What DequantizeLinear gives is what the format rounds the weight to."""
     config = formatted({"default": FORMATS[case]})
-    nearest, numbers = cnn._formatted(cnn.transform(config), config)
+    nearest, numbers = layered._formatted(layered.transform(config), config)
     found = {each.output[0]: each for each in nearest.model.graph.node}
     readers = {each.name: each for each in nearest.model.graph.node}
     wanted, graph = {}, nearest.standalone()
@@ -161,10 +189,10 @@ def test_packed_weights_are_the_format_s_own_values(case: str, cnn: Pipeline) ->
         name = readers[constant.reader].input[constant.position]
         if name in found:  # a node in front of it makes the real numbers
             wanted[name] = value
-    assert len(wanted) > 10
+    assert len(wanted) >= 5
     del graph.graph.output[:]
     graph.graph.output.extend(helper.make_tensor_value_info(name, 1, None) for name in wanted)
-    got = run(graph, cnn.data.feeds[0], optimized=False)
+    got = run(graph, images()[0], optimized=False)
     for value, (name, rounded) in zip(got, wanted.items(), strict=True):
         np.testing.assert_array_equal(value, rounded, err_msg=name)
 
@@ -277,12 +305,17 @@ def test_a_float16_model_is_refused() -> None:
 
 def test_bodies_are_left_alone() -> None:
     model = conditional()
-    inner = [each for each in model.graph.node if each.op_type == "If"]
     quantized = quantize(model, {"x": floats(2, 6, 6, 6)}, layers={"default": integer(12, 12)})
-    kept = [each for each in quantized.model.graph.node if each.op_type == "If"]
-    assert [list(each.attribute) for each in kept] == [list(each.attribute) for each in inner]
+    assert _inner_nodes(quantized.model) == _inner_nodes(model) != []
     x = floats(2, 6, 6, 6, seed=3)
     assert relative_error(run(model, {"x": x})[0], run_quantized(quantized, {"x": x})[0]) < 0.1
+
+
+def _inner_nodes(model: onnx.ModelProto) -> list[tuple[str, list[str]]]:
+    """Operators and inputs of the nodes in both branches."""
+    decide = next(each for each in model.graph.node if each.op_type == "If")
+    branches = sorted(decide.attribute, key=lambda attribute: attribute.name)
+    return [(each.op_type, list(each.input)) for attribute in branches for each in attribute.g.node]
 
 
 @pytest.mark.parametrize("method", CALIBRATE_METHODS)
@@ -329,7 +362,8 @@ def test_names_that_are_taken_are_left_alone() -> None:
 
 
 def test_large_constants_outside_of_layers_stay_shared() -> None:
-    table = floats(5000, 1000)
+    table = np.zeros((4200, 1000), np.float32)
+    table[:7] = floats(7, 1000)
     nodes = [
         node("Cast", "x", "ids", to=TensorProto.INT64),
         node("Gather", "table ids", "e"),
@@ -361,36 +395,33 @@ def test_a_second_configuration_rounds_only_what_it_changes(cnn: Pipeline) -> No
 
 
 @pytest.mark.parametrize(
-    "weight",
+    "case",
     [
-        {"weight_name": "integer", "weight_width": 4, "weight_frac_width": 3},
-        {"weight_name": "int4", "weight_granularity": "channel"},
-        {"weight_name": "int4", "weight_granularity": "block", "weight_block_size": 4},
-        {"weight_name": "float8e5m2"},
-        {"weight_name": "bfloat16"},
+        "integer", "minifloat_ieee", "minifloat_denorm", "log", "block_fp", "block_minifloat", "mxint",
+        "mxfp", "ternary", "int4 by channel", "int4 by block", "float8e5m2",
     ],
-    ids=["integer", "channel", "block", "float8", "bfloat16"],
-)
-def test_gptq_rounds_to_the_grid_of_any_format(weight: dict[str, Any], cnn: Pipeline) -> None:
-    config = formatted({"default": {"data_in_name": "none", **weight}})
+)  # fmt: skip
+def test_gptq_rounds_to_the_grid_of_any_format(case: str, layered: Pipeline) -> None:
+    names = {"name": "none", "weight_name": WEIGHTS[case]["name"]}
+    config = formatted({"default": WEIGHTS[case] | names})
     tuned = config.replace(include_fast_ft=True, extra_options={"FastFinetune": {"OptimAlgorithm": "gptq"}})
-    feed = cnn.data.feeds[0]
-    wanted = run(onnx.load(cnn.float_model.path), feed)[0]
+    feed = images()[1]
+    wanted = run(network(), feed)[0]
     before, after = (
-        relative_error(wanted, run_quantized(cnn.quantize(each), feed)[0]) for each in (config, tuned)
+        relative_error(wanted, run_quantized(layered.quantize(each), feed)[0]) for each in (config, tuned)
     )
-    assert after < 0.5 * before
+    assert after < 0.7 * before
 
 
 @pytest.mark.parametrize("algorithm", ["adaround", "adaquant"])
-def test_other_algorithms_and_biases(algorithm: str, cnn: Pipeline) -> None:
+def test_other_algorithms_and_biases(algorithm: str, layered: Pipeline) -> None:
     table = {"default": integer(8, 4) | {"data_in_frac_width": 3, "weight_frac_width": 3, "bias_width": 12}}
     options = {"FastFinetune": {"OptimAlgorithm": algorithm, "NumIterations": 50, "UpdateBias": True}}
-    feed = cnn.data.feeds[0]
-    wanted = run(onnx.load(cnn.float_model.path), feed)[0]
-    nearest = cnn.quantize(formatted(table))
-    tuned = cnn.quantize(formatted(table, include_fast_ft=True, extra_options=options))
-    corrected = cnn.quantize(formatted(table, extra_options={"BiasCorrection": True}))
+    feed = images()[1]
+    wanted = run(network(), feed)[0]
+    nearest = layered.quantize(formatted(table))
+    tuned = layered.quantize(formatted(table, include_fast_ft=True, extra_options=options))
+    corrected = layered.quantize(formatted(table, extra_options={"BiasCorrection": True}))
     errors = [relative_error(wanted, run_quantized(each, feed)[0]) for each in (nearest, corrected, tuned)]
     assert errors[1] < errors[0] and errors[2] < 0.5 * errors[0]
     before, after = initializers(nearest.model), initializers(tuned.model)

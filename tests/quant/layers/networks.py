@@ -27,6 +27,42 @@ def mlp() -> tuple[onnx.ModelProto, dict[str, Array]]:
     return build(nodes, {"x": ["n", WIDTHS[0]]}, constants, "y"), constants
 
 
+def network() -> onnx.ModelProto:
+    """A layer of every kind."""
+    return build(
+        [
+            node("Conv", "x c b", "a", pads=[1, 1, 1, 1]),
+            node("Conv", "a d", "e", group=8),
+            node("ConvTranspose", "e t tb", "f", group=2),
+            node("GlobalAveragePool", "f", "g"),
+            node("Flatten", "g", "h"),
+            node("Gemm", "h w wb", "k", beta=0.5),
+            node("Gemm", "k v", "l", transB=1),
+            node("MatMul", "l m", "o"),
+            node("Add", "o ob", "y"),
+        ],
+        {"x": [4, 3, 8, 8]},
+        {
+            "c": floats(8, 3, 3, 3, seed=1) / 4,
+            "b": floats(8, seed=2),
+            "d": floats(8, 1, 3, 3, seed=3),
+            "t": floats(8, 5, 2, 2, seed=4) / 4,
+            "tb": floats(10, seed=5),
+            "w": floats(10, 24, seed=6) / 3,
+            "wb": floats(24, seed=7),
+            "v": floats(40, 24, seed=8) / 5,
+            "m": floats(40, 6, seed=9) / 6,
+            "ob": floats(6, seed=10),
+        },
+        "y",
+    )
+
+
+def images(count: int = 2) -> list[Feed]:
+    """What `network` reads."""
+    return [{"x": floats(4, 3, 8, 8, seed=20 + index)} for index in range(count)]
+
+
 def batches(count: int = 2) -> list[Feed]:
     return [{"x": floats(8, WIDTHS[0], seed=10 + index)} for index in range(count)]
 
