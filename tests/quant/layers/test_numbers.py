@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
 from quant import Pipeline, QuantConfig
+from quant.finetune.grid import digest_of, moved
+from quant.formats import layer_formats
 from quant.layers.numbers import LayerNumbers
 from tests.quant.graphs import build, floats, initializers, node, pipeline
 from tests.quant.layers.formats import WEIGHTS
@@ -73,3 +76,20 @@ def test_weights_with_other_readers_are_not_finetuned() -> None:
     graph = shared.transform(QuantConfig()).model.graph
     layers, skipped = numbers.layers(graph, graph, ("MatMul",))
     assert not layers and [skip.node for skip in skipped] == ["MatMul_m", "MatMul_y"]
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_grids_of_formats_work_on_arrays_of_any_library(case: str) -> None:
+    weight = floats(6, 20)[None]
+    own = layer_formats(WEIGHTS[case]).weight
+    assert own is not None
+    grid = own.grid(weight[0])
+    strict = moved(grid, array_api_strict.asarray)
+    rounded = strict.round(array_api_strict.asarray(weight))
+    np.testing.assert_array_equal(np.asarray(rounded), grid.round(weight))
+    again, other = own.grid(weight[0].copy()), own.grid(weight[0] * np.float32(3))
+    assert digest_of(again) == digest_of(grid)
+    rounds_alike = np.array_equal(other.round(weight), grid.round(weight))
+    assert rounds_alike or digest_of(other) != digest_of(grid)
+    last = own.grid(np.concatenate([weight[0][:-1], weight[0][-1:] * 5]))  # in long arrays, too
+    assert np.array_equal(last.round(weight), grid.round(weight)) or digest_of(last) != digest_of(grid)
