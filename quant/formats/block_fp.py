@@ -12,7 +12,7 @@ from quant.finetune.grid import RoundingGrid, UniformGrid
 from quant.formats import functions
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
 from quant.formats.contract import F32, Emulation, Format, as_float32
-from quant.formats.grids import arranged
+from quant.formats.grids import arranged, finetuning_scale
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import LEAST_SUBNORMAL, ceiling_power, check_range, greatest_code
 
@@ -35,7 +35,7 @@ class BlockFp(Format):
         e = clip(ceil(log2 max abs x), −b, 2^ew − 1 − b)
         q = sign(x) 2^e clip(round(abs x / 2^e 2^m), 0, 2^m − 1) / 2^m.
 
-    A greatest magnitude that is 2^e itself becomes the number below. NaN makes its block NaN.
+    A greatest magnitude that is 2^e itself becomes the number below. NaN does not count for its block.
 
     Attributes:
         width: w bits of an element, with its sign.
@@ -65,10 +65,10 @@ class BlockFp(Format):
         shared = np.clip(ceiling_power(largest_magnitudes(tiled)), least, greatest)
         return spacing(shared, 2.0 ** (1 - self.width))
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         code = greatest_code(self.width - 1)
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
+            x, lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
@@ -87,9 +87,10 @@ class BlockFp(Format):
         return Emulation("BlockFp", _BODY, attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
-        scale = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        spread = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        scale = arranged(finetuning_scale(spread), weight, groups)
         code = greatest_code(self.width - 1)
-        return UniformGrid(arranged(scale, weight, groups), np.zeros((1, 1, 1), np.float32), -code, code)
+        return UniformGrid(scale, np.zeros((1, 1, 1), np.float32), -code, code)
 
 
 def spacing(shared: NDArray[np.float64], unit: float) -> F32:

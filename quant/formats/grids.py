@@ -19,7 +19,7 @@ class _Scaled:
     """A grid times a scale.
 
     Attributes:
-        scale: Positive, of the weight's dtype, broadcastable to (groups, out, in).
+        scale: Of the weight's dtype, broadcastable to (groups, out, in); where it is 0, so is the grid.
     """
 
     scale: Array
@@ -64,7 +64,8 @@ class FloatGrid(_Scaled):
 
     def _inside(self, values: Array) -> Array:
         xp = array_namespace(values)
-        return xp.clip(values / self.scale, -self.shape.largest, self.shape.largest)
+        divisor = xp.where(self.scale > 0, self.scale, xp.ones_like(self.scale))
+        return xp.clip(values / divisor, -self.shape.largest, self.shape.largest)
 
     def _ulp(self, magnitude: Array) -> Array:
         """Spacing of the numbers from this magnitude upwards."""
@@ -146,18 +147,20 @@ class StepGrid:
     """A few values for each output, and the thresholds between them.
 
     Attributes:
-        values: n rising arrays, broadcastable to (groups, out, in).
-        thresholds: n − 1 arrays; from each on, the next value is taken.
+        values: Rising along the first axis, (n, groups or 1, out or 1, 1).
+        thresholds: From each on the next value is taken; (n − 1, ...).
     """
 
-    values: tuple[Array, ...]
-    thresholds: tuple[Array, ...]
+    values: Array
+    thresholds: Array
 
     def lower(self, values: Array) -> Array:
-        return self._choose(values, self.values[1:], self.values)
+        return self._choose(values, self.values[1:, ...], self.values)
 
     def upper(self, values: Array) -> Array:
-        return self._choose(values, self.values[1:], (*self.values[1:], self.values[-1]))
+        xp = array_namespace(values)
+        above = xp.concat([self.values[1:, ...], self.values[-1:, ...]], axis=0)
+        return self._choose(values, self.values[1:, ...], above)
 
     def round(self, values: Array) -> Array:
         return self._choose(values, self.thresholds, self.values)
@@ -167,12 +170,12 @@ class StepGrid:
         return self
 
     @staticmethod
-    def _choose(values: Array, thresholds: tuple[Array, ...], choices: tuple[Array, ...]) -> Array:
+    def _choose(values: Array, thresholds: Array, choices: Array) -> Array:
         """The last choice whose threshold is not above; the first one has none."""
         xp = array_namespace(values)
-        chosen = xp.zeros_like(values) + choices[0]
-        for threshold, choice in zip(thresholds, choices[1:], strict=True):
-            chosen = xp.where(values >= threshold, choice, chosen)
+        chosen = xp.zeros_like(values) + choices[0, ...]
+        for index in range(thresholds.shape[0]):
+            chosen = xp.where(values >= thresholds[index, ...], choices[index + 1, ...], chosen)
         return chosen
 
 
@@ -181,10 +184,10 @@ class ResidualGrid:
     """All sums of plus or minus each scale; rounded level by level.
 
     Attributes:
-        scales: Of the levels, broadcastable to (groups, out, in).
+        scales: Of the levels, (levels, groups or 1, out or 1, 1).
     """
 
-    scales: tuple[Array, ...]
+    scales: Array
 
     def lower(self, values: Array) -> Array:
         return self._steps.lower(values)
@@ -196,7 +199,8 @@ class ResidualGrid:
         """By the sign of what is left at each level."""
         xp = array_namespace(values)
         total, rest = xp.zeros_like(values), values
-        for scale in self.scales:
+        for level in range(self.scales.shape[0]):
+            scale = self.scales[level, ...]
             step = xp.where(rest >= 0, scale, -scale)
             total, rest = total + step, rest - step
         return total
@@ -208,19 +212,22 @@ class ResidualGrid:
     @cached_property
     def _steps(self) -> StepGrid:
         """The sums in rising order."""
-        xp = array_namespace(*self.scales)
-        sums = [xp.zeros_like(self.scales[0])]
-        for scale in self.scales:
+        xp = array_namespace(self.scales)
+        sums = [xp.zeros_like(self.scales[0, ...])]
+        for level in range(self.scales.shape[0]):
+            scale = self.scales[level, ...]
             sums = [total + signed for total in sums for signed in (-scale, scale)]
-        ordered = xp.sort(xp.stack(sums), axis=0)
-        values = tuple(ordered[index, ...] for index in range(ordered.shape[0]))
-        return StepGrid(values, values[1:])
+        values = xp.sort(xp.stack(sums), axis=0)
+        return StepGrid(values, values[1:, ...])
 
 
 ROOT_TWO = 1.414213538169861
 """The greatest float32 below √2.
 
 x times it, rounded to float32, lies at or above a power of two exactly if x does so times √2."""
+
+
+_LEAST_SCALE = np.float32(2.0**-110)
 
 
 def leading_power_of(magnitude: Array, *, large: bool = False) -> Array:
@@ -254,6 +261,11 @@ def take_columns(parameter: Array, index: slice | Array) -> Array:
     if isinstance(index, slice):
         return parameter[:, :, index]
     return array_namespace(parameter).take(parameter, index, axis=2)
+
+
+def finetuning_scale(scale: F32) -> F32:
+    """The scale of blocks for a grid: large enough for quotients by it where all is zero, or nearly."""
+    return np.maximum(scale, _LEAST_SCALE)
 
 
 def arranged(parameter: F32, weight: F32, groups: int) -> F32:

@@ -13,7 +13,7 @@ from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.blocks import Blocks, largest_magnitudes
 from quant.formats.contract import F32, Attributes, Emulation, Format, as_float32
-from quant.formats.grids import FloatGrid, arranged
+from quant.formats.grids import FloatGrid, arranged, finetuning_scale
 from quant.formats.minifloat_ieee import shape_attributes
 from quant.formats.mxint import MX_BLOCK_SIZE, shared_limit
 from quant.formats.parameters import Family, Parameter
@@ -57,7 +57,7 @@ class MxFp(Format):
     """q = X times an element, X = 2^(floor(log2 max abs x) − emax) of the block, an E8M0 number.
 
     Elements are rounded to the nearest, ties to even, carry into the next binade and saturate (OCP
-    Microscaling Formats v1.0, 6.3). NaN makes its block NaN.
+    Microscaling Formats v1.0, 6.3). NaN does not count for its block.
 
     Attributes:
         exponent_width, frac_width: Of an element, one of `ELEMENTS`.
@@ -97,9 +97,9 @@ class MxFp(Format):
         shared = leading_power(largest_magnitudes(tiled)) * self._shift
         return np.clip(shared, 1 / limit, limit).astype(np.float32)
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_scaled(tiled, self._scale(tiled), self.element)
+            x, lambda tiled: round_scaled(tiled, self._scale(tiled), self.element)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
@@ -120,7 +120,7 @@ class MxFp(Format):
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = Blocks.of(self.block_size).spread(as_float32(weight), self._scale)
-        return FloatGrid(arranged(scale, weight, groups), self.element)
+        return FloatGrid(arranged(finetuning_scale(scale), weight, groups), self.element)
 
 
 def round_scaled(tiled: F32, scale: F32, element: FloatShape) -> F32:

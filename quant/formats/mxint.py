@@ -12,7 +12,7 @@ from quant.formats import functions
 from quant.formats.block_fp import round_to_codes, spacing
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
 from quant.formats.contract import F32, Emulation, Format, as_float32
-from quant.formats.grids import arranged
+from quant.formats.grids import arranged, finetuning_scale
 from quant.formats.parameters import Family, Parameter
 from quant.formats.rounding import greatest_code, leading_power
 
@@ -33,7 +33,7 @@ class MxInt(Format):
     """q = X k 2^(2−b) with X = 2^floor(log2 max abs x) of the block and abs k < 2^(b−1).
 
     k = round(x / X 2^(b−2)), ties to even, saturated to both sides alike: the code −2^(b−1) is left
-    unused, as the standard allows (OCP Microscaling Formats v1.0, 5.3.4). NaN makes its block NaN.
+    unused, as the standard allows (OCP Microscaling Formats v1.0, 5.3.4). NaN does not count for its block.
 
     Attributes:
         width: b bits of an element.
@@ -54,10 +54,10 @@ class MxInt(Format):
         shared = np.clip(leading_power(largest_magnitudes(tiled)), 1 / greatest, greatest)
         return spacing(shared, 2.0 ** (2 - self.width))
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         code = greatest_code(self.width - 1)
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
+            x, lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
@@ -76,9 +76,10 @@ class MxInt(Format):
         return Emulation("MxInt", _BODY, attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
-        scale = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        spread = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        scale = arranged(finetuning_scale(spread), weight, groups)
         code = greatest_code(self.width - 1)
-        return UniformGrid(arranged(scale, weight, groups), np.zeros((1, 1, 1), np.float32), -code, code)
+        return UniformGrid(scale, np.zeros((1, 1, 1), np.float32), -code, code)
 
 
 def shared_limit(scale_bits: int) -> float:
