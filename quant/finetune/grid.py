@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
+import numpy as np
 from array_api_compat import array_namespace
+from numpy.typing import NDArray
 
 Array: TypeAlias = Any
 """An array of any namespace that follows the array API standard."""
@@ -28,6 +32,49 @@ class RoundingGrid(Protocol):
 
     def columns(self, index: slice | Array) -> Self:
         """The grid of some inputs: a slice, or integers of shape (k,), along the last axis."""
+
+
+Grid = TypeVar("Grid", bound=RoundingGrid)
+
+
+def moved(grid: Grid, put: Callable[[NDArray[Any]], Array]) -> Grid:
+    """A grid with its arrays on a device; grids are dataclasses of arrays, tuples and plain values."""
+    assert is_dataclass(grid)
+    return replace(grid, **{name: _moved(value, put) for name, value in _members(grid)})
+
+
+def _moved(value: Any, put: Callable[[NDArray[Any]], Array]) -> Any:
+    if isinstance(value, np.ndarray):
+        return put(value)
+    return tuple(_moved(item, put) for item in value) if type(value) is tuple else value
+
+
+def digest_of(grid: RoundingGrid) -> str:
+    """sha256 of a grid's type, arrays and plain values, in hexadecimal."""
+    digest = hashlib.sha256(type(grid).__name__.encode())
+    for name, value in _members(grid):
+        digest.update(f"{name}=".encode())
+        for part in _parts(value):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes | memoryview]:
+    """What decides on a member, piece by piece."""
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype}|{value.shape}|".encode()
+        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    elif type(value) is tuple:
+        yield f"({len(value)}:".encode()
+        for item in value:
+            yield from _parts(item)
+    else:
+        yield f"{value!r};".encode()
+
+
+def _members(grid: RoundingGrid) -> list[tuple[str, Any]]:
+    assert is_dataclass(grid)
+    return [(field.name, getattr(grid, field.name)) for field in fields(grid)]
 
 
 @dataclass(frozen=True)
