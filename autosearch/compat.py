@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from autosearch.config import AdvancedFastftParams, AutoSearchConfig, StopCondition
+from autosearch.config import (
+    AdvancedFastftParams,
+    AutoSearchConfig,
+    MetricLimits,
+    MetricSetting,
+    StopCondition,
+)
 from autosearch.errors import ConfigError
 from quant.errors import nearest
 
@@ -30,6 +36,7 @@ _PARTS: dict[str, type] = {
     "search_stop_condition": StopCondition,
     "advanced_fastft_params": AdvancedFastftParams,
 }
+_PARTS_BY_METRIC: dict[str, type] = {"metrics": MetricSetting, "constraints": MetricLimits}
 FIELDS = frozenset(item.name for item in dataclasses.fields(AutoSearchConfig))
 
 JOB_KEYS = ("model_input", "quantization_config", "calibration_data", "eval_data")
@@ -93,6 +100,12 @@ def parse_config(values: Mapping[str, Any]) -> AutoSearchConfig:
     for name, part in _PARTS.items():
         if isinstance(named.get(name), Mapping):
             named[name] = build(part, named[name], name)
+    for name, part in _PARTS_BY_METRIC.items():
+        if isinstance(named.get(name), Mapping):
+            named[name] = {
+                key: build(part, value, f"{name}.{key}") if isinstance(value, Mapping) else value
+                for key, value in named[name].items()
+            }
     return build(AutoSearchConfig, named, "")
 
 
