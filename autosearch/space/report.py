@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autosearch.space.configuration import Configuration
@@ -34,7 +35,7 @@ class SpaceReport:
         if self.raw_size is None:
             return ["search space: a continuous range, not enumerated"]
         if self.distinct is None or self.cost_s is None:
-            size, limit = spaced(self.raw_size), spaced(self.limit)
+            size, limit = counted(self.raw_size), spaced(self.limit)
             return [f"search space: {size} points, too many to enumerate (limit {limit})"]
         size = spaced(self.raw_size)
         return [
@@ -56,3 +57,12 @@ def spaced(number: int) -> str:
     '1 280'
     """
     return f"{number:,}".replace(",", " ")
+
+
+def counted(number: int) -> str:
+    """The number, or its power of ten where nobody would count the digits.
+
+    >>> counted(10**41)
+    'about 10^41'
+    """
+    return spaced(number) if number < 10**15 else f"about 10^{math.log10(number):.0f}"
