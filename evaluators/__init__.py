@@ -3,6 +3,13 @@ from evaluators.builtin import DistanceEvaluator
 from evaluators.custom import CustomEvaluator, as_evaluator
 from evaluators.distance import DISTANCES, distance_metric
 from evaluators.errors import EvaluationError, EvaluatorError, EvaluatorInputError
+from evaluators.hardware import (
+    HardwareEvaluator,
+    ModelCost,
+    float_cost,
+    hardware_metrics,
+    is_hardware_metric,
+)
 from evaluators.metric import Direction, Evaluator, Metric
 from evaluators.sessions import SessionSettings
 
@@ -16,8 +23,13 @@ __all__ = [
     "Evaluator",
     "EvaluatorError",
     "EvaluatorInputError",
+    "HardwareEvaluator",
     "Metric",
+    "ModelCost",
     "SessionSettings",
     "as_evaluator",
     "distance_metric",
+    "float_cost",
+    "hardware_metrics",
+    "is_hardware_metric",
 ]

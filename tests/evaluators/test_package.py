@@ -15,10 +15,15 @@ def test_exported_names():
         "Evaluator",
         "EvaluatorError",
         "EvaluatorInputError",
+        "HardwareEvaluator",
         "Metric",
+        "ModelCost",
         "SessionSettings",
         "as_evaluator",
         "distance_metric",
+        "float_cost",
+        "hardware_metrics",
+        "is_hardware_metric",
     ]
     assert all(hasattr(evaluators, name) for name in evaluators.__all__)
 
