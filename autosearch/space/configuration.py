@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from autosearch.space.effective import digest_of
+from autosearch.space.layer_form import short_layers
 from autosearch.space.layer_groups import ChosenLayers
 from autosearch.space.rules import DEFAULTS, LAYERS, MOVING_AVERAGE, Flat
 from quant.config import QuantConfig, unflatten
@@ -102,10 +103,13 @@ class Configuration:
 def shorten(params: Flat, effective: Flat) -> str:
     """A line for people: switches by name where they differ from the default, values with theirs."""
     words = []
+    if any(key.split(".")[0] == LAYERS for key in params):
+        params = {key: value for key, value in params.items() if key.split(".")[0] != LAYERS}
+        words.append(short_layers(effective[LAYERS]))
     if "calibrate_method" in params or "extra_options.Percentile" in params:
         words.append(effective["calibrate_method"])
     if "extra_options.Percentile" in params:
-        words[0] += f" {effective['extra_options.Percentile']}"
+        words[-1] += f" {effective['extra_options.Percentile']}"
     if "activation_type" in params or "weight_type" in params:
         words.append(f"{effective['activation_type']}/{effective['weight_type']}")
     done = ("calibrate_method", "extra_options.Percentile", "activation_type", "weight_type")

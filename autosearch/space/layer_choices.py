@@ -109,6 +109,11 @@ class RoleChoices:
             role, tuple(dimensions), tuple(found.values()), len(numbers) - len(found), dict(refused), numbers
         )
 
+    @property
+    def label(self) -> str:
+        """Role and family, for reports."""
+        return f"{self.role} {self.options[0].form.name}"
+
     @cached_property
     def calibrated(self) -> NDArray[np.bool_]:
         """Of every option, whether its scale follows from a calibrated range."""

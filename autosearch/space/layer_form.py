@@ -8,8 +8,9 @@ is another one.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -105,12 +106,7 @@ def canonical_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: If it is none.
     """
-    forms = [role_form(_DATA, entry)]
-    for role in (_WEIGHT, _BIAS):
-        said = any(key.startswith(f"{role}_") for key in entry)
-        if said or (role == _WEIGHT and _has_defaults(entry)):
-            forms.append(role_form(role, entry))
-    return layer_entry(forms)
+    return layer_entry(_forms(entry))
 
 
 def _has_defaults(entry: Mapping[str, Any]) -> bool:
@@ -145,8 +141,7 @@ def stand_in(calibrated: bool) -> dict[str, Any]:
 @lru_cache(maxsize=1 << 12)
 def _calibrates(entry_json: str) -> bool:
     entry: dict[str, Any] = json.loads(entry_json)
-    forms = (role_form(role, entry) for role in ROLES if role != _WEIGHT or _has_defaults(entry))
-    return any(form.calibrated for form in forms)
+    return any(form.calibrated for form in _forms(entry))
 
 
 def is_null(value: object) -> bool:
@@ -160,3 +155,50 @@ def _plain(value: Any) -> Any:
 
 def _word(value: object) -> str:
     return f"[{' '.join(str(item) for item in value)}]" if isinstance(value, tuple) else str(value)
+
+
+_MOST_LAYERS, _MOST_FORMS = 3, 4
+"""That are described one by one."""
+
+
+def short_layers(layers: Mapping[str, Any] | None) -> str:
+    """The table of a configuration on a line.
+
+    Each layer by its name where they are few, ``fc1: integer(8) x integer(4)``, of data_in and weight;
+    otherwise how many have which formats, ``weight integer(4) of 12, integer(8) of 28; data_in ...``.
+    """
+    entries = {key: entry for key, entry in (layers or {}).items() if key != BY}
+    if len(entries) <= _MOST_LAYERS:
+        return "; ".join(f"{key}: {short_entry(entry)}" for key, entry in entries.items()) or "no layers"
+    forms = [form for entry in entries.values() for form in _forms(entry)]
+    words = (_counted([form for form in forms if form.role == role]) for role in (_WEIGHT, _DATA, _BIAS))
+    return "; ".join(word for word in words if word)
+
+
+def _counted(forms: Sequence[RoleForm]) -> str:
+    """How many forms of one role there are of each kind; by the first parameter alone if they are many."""
+    counts = Counter(map(str, forms))
+    if len(counts) > _MOST_FORMS:
+        counts = Counter(str(replace(form, parameters=form.parameters[:1])) for form in forms)
+    common = counts.most_common()
+    if len(common) > _MOST_FORMS:
+        others = sum(count for _, count in common[_MOST_FORMS:])
+        common = [*common[:_MOST_FORMS], ("others", others)]
+    said = ", ".join(f"{word} of {count}" for word, count in common)
+    return f"{forms[0].role} {said}" if forms else ""
+
+
+def short_entry(entry: Mapping[str, Any]) -> str:
+    """The formats of a layer, of data_in, weight and bias; once if they are equal."""
+    words = [str(form) for form in _forms(entry)]
+    return words[0] if len(set(words)) == 1 else " x ".join(words)
+
+
+def _forms(entry: Mapping[str, Any]) -> tuple[RoleForm, ...]:
+    """Of the roles that the entry says something of, or for which it is enough."""
+    return tuple(role_form(role, entry) for role in ROLES if _says(entry, role))
+
+
+def _says(entry: Mapping[str, Any], role: str) -> bool:
+    said = any(key.startswith(f"{role}_") for key in entry)
+    return role == _DATA or said or (role == _WEIGHT and _has_defaults(entry))

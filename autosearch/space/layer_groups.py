@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from autosearch.space.dimensions import Dimension
+from autosearch.space.dimensions import Dimension, describe_dimension
 from autosearch.space.layer_choices import Branch, LayerChoices, Pick, RoleChoices, Selector
 from autosearch.space.layer_form import stand_in
 from autosearch.space.layer_table import NAME, SELECTORS, Entry, Table
@@ -151,6 +151,30 @@ def draw_picks(groups: Sequence[LayerGroup], generator: np.random.Generator) -> 
         for choices, keys in alike.items()
         for key, number in zip(keys, choices.draw(generator, len(keys)), strict=True)
     }
+
+
+_SHOWN = 4
+"""Names of groups in a line."""
+
+
+def describe_groups(groups: Sequence[LayerGroup]) -> Iterator[str]:
+    """For the log: a line for the groups that have the same choices, and what became of combinations."""
+    alike: dict[LayerChoices, list[LayerGroup]] = {}
+    for group in groups:
+        alike.setdefault(group.choices, []).append(group)
+    for choices, own in alike.items():
+        names = ", ".join(group.key.removeprefix(f"{LAYERS}.") for group in own[:_SHOWN])
+        more = f" and {len(own) - _SHOWN} more" if len(own) > _SHOWN else ""
+        layers = sum(len(group.sites) for group in own)
+        tied = f" for {layers} layers" if layers != len(own) else ""
+        yield f"layers {names}{more}: {choices.size} choices{' each' if len(own) > 1 else ''}{tied}"
+        for dimension in choices.dimensions:
+            yield f"  {describe_dimension(dimension)}"
+        for role in choices.roles:
+            if role.merged:
+                yield f"  {role.merged} combinations of {role.label} equal another: merged"
+            for reason, count in role.refused.items():
+                yield f"  {count} combinations of {role.label} left out: {reason}"
 
 
 def layer_groups(table: Table, sites: Sequence[LayerSite], place: str) -> tuple[LayerGroup, ...]:

@@ -21,18 +21,20 @@ from autosearch.space.layer_groups import LayerGroup, Sites, layer_groups
 from autosearch.space.layer_table import parse_table
 from autosearch.space.ranges import is_list, parse_range
 from autosearch.space.rules import (
+    DEFAULTS,
     LAYERS,
     LEARNING_RATE,
     NUM_ITER_LR,
     NUM_ITERATIONS,
+    PLACEMENT,
     Flat,
     split_num_iter_lr,
 )
-from quant.config import OTHER_NAMES, QuantConfig, flatten
-from quant.errors import nearest
+from quant.config import OTHER_NAMES, QuantConfig, flatten, unflatten
+from quant.errors import ConfigError, nearest
 
-_DECIDE_LAYERS = ("optimize_model", "extra_options.EnableSubgraph")
-"""Keys that change the names or the number of a model's layers."""
+_REFUSED = (*PLACEMENT, "include_auto_mp", "extra_options.EnableSubgraph")
+"""Keys of which `QuantConfig` takes nothing but the default beside layers."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +122,32 @@ def _parse_part(part: object, base: QuantConfig, place: Place, sites: Sites | No
     flat |= split_num_iter_lr(flat[NUM_ITER_LR])
     if LAYERS not in part:
         return Part(tuple(dimensions.values()), flat)
-    for key in _DECIDE_LAYERS:
-        if key in dimensions and dimensions[key].extremes != (flat[key],):
-            raise place.error(f"{key} decides which layers there are; set it in quantization_config instead")
+    _check_beside_layers(part[LAYERS], base, dimensions, place)
     groups = _parse_layers(part[LAYERS], place.key(LAYERS), sites)
     flat[LAYERS] = stand_in(any(group.choices.calibrates for group in groups)) if groups else None
     return Part(tuple(dimensions.values()), flat, groups)
+
+
+def _check_beside_layers(
+    layers: object, base: QuantConfig, dimensions: Mapping[str, Dimension], place: Place
+) -> None:
+    """Refuses what has no meaning beside layers, or decides which there are."""
+    if layers is None:
+        return
+    _with_layers(base.to_dict(), "quantization_config")
+    for key, dimension in dimensions.items():
+        if key == "optimize_model" and dimension.extremes != (base.optimize_model,):
+            raise place.error(f"{key} decides which layers there are; set it in quantization_config")
+        if key in _REFUSED:
+            for value in dimension.extremes:
+                _with_layers(unflatten({**DEFAULTS, key: value}), str(place))
+
+
+def _with_layers(config: dict[str, Any], place: str) -> None:
+    try:
+        QuantConfig(**{**config, LAYERS: stand_in(calibrated=False)})
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
 
 
 def _parse_layers(given: object, place: Place, sites: Sites | None) -> tuple[LayerGroup, ...]:

@@ -204,7 +204,7 @@ PLACEMENT = (
     "input_nodes",
     "output_nodes",
     *extra("ActivationSymmetric", "WeightSymmetric", "AddQDQPairToWeight", "DedicatedQDQPair"),
-    *extra("QuantizeBias", "MatMulConstBOnly", "OpTypesToExcludeOutputQuantization", "MinimumRealRange"),
+    *extra("QuantizeBias", "MatMulConstBOnly", "OpTypesToExcludeOutputQuantization"),
     *extra("QDQOpTypePerChannelSupportToAxis", "QDQKeepRemovableActivations", "ForceQuantizeNoInputCheck"),
     *extra("BlockSize", "TensorQuantOverrides", "ActivationRestrictedAsymmetric", "UseQDQContribOps"),
     *extra("QDQDisableWeightAdjustForInt32Bias"),
@@ -219,16 +219,16 @@ STRIPS = (
         "types and placement of Q/DQ nodes mean nothing beside layers",
     ),
     Strip(
-        (METHOD, RANGE_SYMMETRIC, *extra("WeightCalibrateMethod")),
+        (METHOD, RANGE_SYMMETRIC, MOVING_AVERAGE, *extra("WeightCalibrateMethod", "MinimumRealRange")),
         (LAYERS,),
         lambda layers: layers is None or calibrates(layers),
-        "calibrate_method only with formats that are calibrated, beside layers",
+        "of layers, only formats that are calibrated have a calibrate_method and its options",
     ),
     Strip(
         extra("CalibDataSize"),
         (LAYERS, "include_sq", *extra("BiasCorrection")),
         lambda layers, smooth, corrected: layers is None or smooth or corrected or calibrates(layers),
-        "CalibDataSize only with formats that are calibrated, beside layers",
+        "CalibDataSize means nothing to layers of which no format is calibrated",
     ),
     Strip(
         (MOVING_AVERAGE,),

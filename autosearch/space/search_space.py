@@ -15,7 +15,7 @@ from autosearch.space.cost import CostModel
 from autosearch.space.dimensions import Dimension
 from autosearch.space.effective import canonical_json, digest_of
 from autosearch.space.enumeration import Enumeration, enumerate_parts
-from autosearch.space.layer_groups import ChosenLayers, Sites, draw_picks
+from autosearch.space.layer_groups import ChosenLayers, Sites, describe_groups, draw_picks
 from autosearch.space.parts import Part, parse_search_space
 from autosearch.space.report import SpaceReport, counted
 from autosearch.space.rules import (
@@ -216,8 +216,9 @@ class SearchSpace:
 
     def describe(self, first: int = 5) -> SpaceReport:
         """What the space amounts to, for the log: sizes, what each rule did, cost, first configurations."""
+        layers = tuple(line for part in self.parts for line in describe_groups(part.groups))
         if not self.is_enumerable:
-            return SpaceReport(self.raw_size, self.limit)
+            return SpaceReport(self.raw_size, self.limit, layers=layers)
         found = self.enumeration
         order = found.grouped_order()[:first]
         return SpaceReport(
@@ -228,6 +229,7 @@ class SearchSpace:
             distinct=len(found),
             cost_s=found.total_cost_s(),
             first=tuple(self.configuration(int(found.index[position])) for position in order),
+            layers=layers,
         )
 
     @cached_property
