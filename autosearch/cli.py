@@ -16,7 +16,7 @@ from autosearch.auto_search import AutoSearch
 from autosearch.compat import build, changed
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
-from autosearch.job import DataSource, Given, Job, evaluator_of, load_data, read_job
+from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load_data, read_job
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
 from autosearch.space import SearchSpace, layer_sites
@@ -159,6 +159,7 @@ def make_search(job: Job) -> AutoSearch:
         float_model,
         calibration,
         evaluation,
+        eval_labels=labels_of(job),
         source={"calibration_data": _recorded(job.calibration_data)},
     )
 

@@ -9,7 +9,6 @@ A trial of a search over layers does little more than write: scales by (tensor, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -28,9 +27,9 @@ from quant.layers.base_model import BaseModel, base_model
 from quant.layers.binding import bind_activation, bind_constant
 from quant.layers.constants import RoundedConstant, round_constant
 from quant.layers.cost import (
+    FLOAT_BITS,
     LayerBits,
     LayerSizes,
-    ModelCost,
     layer_sizes,
     mean_bits,
     model_cost,
@@ -110,8 +109,10 @@ class LayerStages(GraphStages):
         model = writer.model()
         settings = formatted_session_config(writer.elements)
         record_session_config(model, settings)
-        bits = _tensor_bits(assignment, rounded, self._sizes(config))
-        cost = self._formatted_cost(transformed, assignment, rounded, writer.emulates, config)
+        sizes = self._sizes(config)
+        widths = _layer_bits(assignment, rounded, sizes)
+        cost = model_cost(transformed.model.graph, layers, sizes, widths, emulated=writer.emulates)
+        bits = _tensor_bits(assignment, rounded, sizes)
         numbers = LayerNumbers(assignment, rounded, writer.constants, writer.roundings, constants)
         return QuantizedModel(model, bits, transformed.skipped, settings, base.weights, cost=cost), numbers
 
@@ -183,30 +184,28 @@ class LayerStages(GraphStages):
 
         return self.cache.get(_SIZES, {"of": prepared.key, "data": self.data.digest}, compute)
 
-    def _formatted_cost(
-        self,
-        transformed: Transformed,
-        assignment: Assignment,
-        rounded: Mapping[tuple[str, str], RoundedConstant],
-        emulated: bool,
-        config: QuantConfig,
-    ) -> ModelCost:
-        """What the layers cost in their formats."""
-        sizes = self._sizes(config)
-        bits = {}
-        for layer in assignment.layers:
-            entry = assignment.entries.get(layer.name)
-            own = None if entry is None else entry.formats.data_in
-            widths = LayerBits(searched=entry is not None)
-            if own is not None:
-                shapes = sizes[layer.name].inputs
-                mean = mean_bits((own.bits_per_element(shape), prod(shape)) for shape in shapes)
-                widths = replace(widths, activations=mean)
-            for role in ("weight", "bias"):
-                if (layer.name, role) in rounded:
-                    widths = _with_bits(widths, role, rounded[layer.name, role].bits)
-            bits[layer.name] = widths
-        return model_cost(transformed.model.graph, assignment.layers, sizes, bits, emulated=emulated)
+
+def _layer_bits(
+    assignment: Assignment,
+    rounded: Mapping[tuple[str, str], RoundedConstant],
+    sizes: Mapping[str, LayerSizes],
+) -> dict[str, LayerBits]:
+    """Widths of the layers' tensors in their formats, by layer."""
+    bits = {}
+    for layer in assignment.layers:
+        entry = assignment.entries.get(layer.name)
+        own = None if entry is None else entry.formats.data_in
+        shapes = sizes[layer.name].inputs
+        weight, bias = (rounded.get((layer.name, role)) for role in ("weight", "bias"))
+        bits[layer.name] = LayerBits(
+            FLOAT_BITS if weight is None else weight.bits,
+            FLOAT_BITS if bias is None else bias.bits,
+            FLOAT_BITS
+            if own is None
+            else mean_bits((own.bits_per_element(shape), prod(shape)) for shape in shapes),
+            searched=entry is not None,
+        )
+    return bits
 
 
 def _tensor_bits(
@@ -226,7 +225,3 @@ def _tensor_bits(
     for constant in assignment.constants:
         bits.setdefault(constant.name, rounded[constant.layer, constant.role].bits)
     return bits
-
-
-def _with_bits(widths: LayerBits, role: str, bits: float) -> LayerBits:
-    return replace(widths, weight=bits) if role == "weight" else replace(widths, bias=bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -25,13 +26,14 @@ _KEEP_RELU = ("optimization.disable_specified_optimizers", "ReluQuantRewrite;Cli
 def required_opset(config: QuantConfig) -> int:
     """The least opset that has every type of the configuration."""
     if config.layers is not None:
-        formats = ((own, role) for role, own in config.layers.formats())
-        return max((_format_opset(own, packed=role != "data_in") for own, role in formats), default=OPSET)
+        formats = {(own, role != "data_in") for role, own in config.layers.formats()}
+        return max((_format_opset(own, packed) for own, packed in formats), default=OPSET)
     two_bits = any(ELEMENT_TYPES[name].bits == 2 for name in config.element_names())
     return TWO_BIT_OPSET if two_bits else OPSET
 
 
-def _format_opset(own: Format, *, packed: bool) -> int:
+@lru_cache(maxsize=1024)
+def _format_opset(own: Format, packed: bool) -> int:
     """The least opset that a format goes into, as a constant (packed) or as an activation."""
     if own.calibrated:  # what it will be like is not known before it has a range
         own = own.bound(np.asarray(-1, np.float32), np.asarray(1, np.float32))

@@ -10,7 +10,7 @@ for one sample); S the searched layers, L all layers, o float constants outside 
     packed_size             ceil((sum_L (n w + m b) + 32 o) / 8)
     macs                    sum_L c
     flops                   2 sum_L c
-    bitops                  sum_L c w a; c a^2 where a layer multiplies activations by activations
+    bitops                  sum_L c w a; c a^2 where activations are multiplied
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def flops(cost: ModelCost) -> float:
 def bitops(cost: ModelCost) -> float:
     """MACs for one sample, each weighted by the product of its operands' bits.
 
-    A layer without weights multiplies two activations, so that the activations' bits count for both.
+    Where a layer multiplies two activations, as in attention, their bits count for both.
     Baskin et al. (2018, arXiv:1804.10969) count the accumulator's bits beside; Van Baalen et al. (2020,
     arXiv:2005.07093) and we do not.
     """
@@ -113,7 +113,12 @@ def bitops(cost: ModelCost) -> float:
 
 
 def _second_bits(layer: LayerCost) -> float:
-    return layer.weight_bits if layer.weights else layer.activation_bits
+    """Bits of what the activations are multiplied by.
+
+    Weights that another layer shares may be counted there: then they have bits here, but no number.
+    """
+    has_weights = layer.weights > 0 or layer.weight_bits < FLOAT_BITS
+    return layer.weight_bits if has_weights else layer.activation_bits
 
 
 def _constant_bits(cost: ModelCost) -> float:

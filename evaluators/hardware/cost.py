@@ -14,7 +14,8 @@ class LayerCost(Protocol):
     """One layer: how many values of each role it has, and how many bits each of them takes.
 
     Bits are per element with what blocks share (exponents, scales) included, hence not always whole; 32
-    where a role is not quantized. Roles that a layer does not have count 0 elements.
+    where a role is not quantized. Roles that a layer does not have count 0 elements; weights that several
+    layers share count once, with one of them.
 
     Attributes:
         name: The node's.

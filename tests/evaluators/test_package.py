@@ -7,6 +7,8 @@ import evaluators
 def test_exported_names():
     assert sorted(evaluators.__all__) == [
         "AccuracyEvaluator",
+        "ClassificationEvaluator",
+        "CombinedEvaluator",
         "CustomEvaluator",
         "DISTANCES",
         "Direction",
@@ -18,6 +20,7 @@ def test_exported_names():
         "HardwareEvaluator",
         "Metric",
         "ModelCost",
+        "PerplexityEvaluator",
         "SessionSettings",
         "as_evaluator",
         "distance_metric",

@@ -62,7 +62,8 @@ def test_shares_of_wide_weights_are_those_of_single_weights_and_fall_with_the_li
 def test_bitops_count_every_mac_by_the_bits_of_what_it_multiplies(cost):
     expected = 0.0
     for layer in cost.layers:
-        other = layer.weight_bits if layer.weights else layer.activation_bits
+        product = not layer.weights and layer.weight_bits == 32  # of two activations
+        other = layer.activation_bits if product else layer.weight_bits
         for _ in range(layer.macs):
             expected += layer.activation_bits * other
     assert analytic.bitops(cost) == expected
@@ -91,6 +92,13 @@ def test_by_hand():
     assert analytic.packed_size(mxint) == 64 + 2 + 6 + 8
     assert analytic.weights_above(mxint, 8) == 1 and analytic.weights_above(mxint, 8.25) == 0
     assert analytic.bitops(mxint) == 64 * 8.25 * 4
+
+
+def test_bitops_of_attention_and_of_shared_weights():
+    attention = Layer(op_type="MatMul", macs=10, activation_bits=8)
+    tied = Layer(macs=10, activation_bits=8, weight_bits=4)  # counted with another layer
+    assert analytic.bitops(Cost((attention,))) == 640
+    assert analytic.bitops(Cost((tied,))) == 320
 
 
 @pytest.mark.parametrize(
