@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from autosearch.objective_settings import check_objectives, count_objectives, ma
 from autosearch.objectives import Objectives
 from autosearch.plan import make_plan
 from autosearch.pruning import Judge, make_pruner
-from autosearch.space import CostModel, SearchSpace, effective_config
+from autosearch.space import CostModel, SearchSpace, effective_config, layer_sites
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
@@ -174,7 +175,9 @@ def pose(
     held_out = data if evaluation_data is None else CalibrationData(evaluation_data)
     if held_out is not data:
         held_out.check(float_model.inputs)
-    space = SearchSpace(settings.search_space, base, cost_model=expected_cost(float_model, data))
+    sites = partial(layer_sites, float_model, base)
+    cost = expected_cost(float_model, data)
+    space = SearchSpace(settings.search_space, base, cost_model=cost, layers=sites)
     plan, notes = make_plan(settings, space)
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)
