@@ -20,7 +20,7 @@ from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
 from autosearch.space import SearchSpace, layer_sites
-from autosearch.table import trials_table
+from autosearch.table import best_table, trials_table
 from autosearch.trial import SearchResult
 from quant import Pipeline, load_float_model
 
@@ -177,15 +177,24 @@ def _recorded(source: DataSource) -> dict[str, Any]:
 
 
 def _summary(search: AutoSearch, result: SearchResult) -> str:
-    settings, metric = search.problem.settings, search.problem.metric
-    ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
+    settings, objectives = search.problem.settings, search.problem.objectives
     lines = []
-    if ranked:
-        lines += [trials_table(ranked, metric), ""]
+    if objectives.searched is None:
+        if result.front:
+            lines += ["Best trial(s):", best_table(result.front), ""]
+    else:
+        ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
+        if ranked:
+            lines += [trials_table(ranked, objectives.searched), ""]
     if not result.candidates:
-        lines.append(
-            f"None is within the tolerance of {settings.search_metric_tolerance}; the best trial is shown."
-        )
+        wanted = f"the tolerance of {settings.search_metric_tolerance}"
+        if settings.constraints:
+            wanted = (
+                "the constraints" if settings.search_metric_tolerance is None else f"{wanted} and constraints"
+            )
+        lines.append(f"None is within {wanted}{'; the best trial is shown' if lines else ''}.")
+    if result.infeasible:
+        lines.append(f"{len(result.infeasible)} trials break a constraint; the log says which")
     if result.failed:
         lines.append(f"{len(result.failed)} trials failed, first: {result.failed[0].outcome.error}")
     if result.pruned:
