@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
 from autosearch.space import SearchSpace, layer_sites
-from autosearch.table import trials_table
+from autosearch.table import best_table, trials_table
 from autosearch.trial import SearchResult
 from quant import Pipeline, load_float_model
 
@@ -177,11 +177,8 @@ def _recorded(source: DataSource) -> dict[str, Any]:
 
 
 def _summary(search: AutoSearch, result: SearchResult) -> str:
-    settings, metric = search.problem.settings, search.problem.metric
-    ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
-    lines = []
-    if ranked:
-        lines += [trials_table(ranked, metric), ""]
+    settings = search.problem.settings
+    lines = [*_best(search, result)]
     if not result.candidates:
         lines.append(
             f"None is within the tolerance of {settings.search_metric_tolerance}; the best trial is shown."
@@ -199,6 +196,17 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
         f"log      {settings.search_log_path}",
     ]
     return "\n".join(lines)
+
+
+def _best(search: AutoSearch, result: SearchResult) -> Iterator[str]:
+    """The best trials: of named metrics as MASE prints them, otherwise ranked by the searched one."""
+    if search.problem.settings.metrics:
+        if result.front:
+            yield from ("Best trial(s):", best_table(result.front), "")
+        return
+    ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
+    if ranked:
+        yield from (trials_table(ranked, search.problem.metric), "")
 
 
 def _space(options: argparse.Namespace) -> int:
