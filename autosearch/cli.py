@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import autosearch
 from autosearch import cache_command, sensitivity_command
 from autosearch.auto_search import AutoSearch
 from autosearch.compat import build, changed
+from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load_data, read_job
@@ -177,22 +178,12 @@ def _recorded(source: DataSource) -> dict[str, Any]:
 
 
 def _summary(search: AutoSearch, result: SearchResult) -> str:
-    settings, objectives = search.problem.settings, search.problem.objectives
-    lines = []
-    if objectives.searched is None:
-        if result.front:
-            lines += ["Best trial(s):", best_table(result.front), ""]
-    else:
-        ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
-        if ranked:
-            lines += [trials_table(ranked, objectives.searched), ""]
+    settings = search.problem.settings
+    best = list(_best(search, result))
+    lines = [*best]
     if not result.candidates:
-        wanted = f"the tolerance of {settings.search_metric_tolerance}"
-        if settings.constraints:
-            wanted = (
-                "the constraints" if settings.search_metric_tolerance is None else f"{wanted} and constraints"
-            )
-        lines.append(f"None is within {wanted}{'; the best trial is shown' if lines else ''}.")
+        shown = "; the best trial is shown" if best else ""
+        lines.append(f"None is within {' and '.join(_limits(settings))}{shown}.")
     if result.infeasible:
         lines.append(f"{len(result.infeasible)} trials break a constraint; the log says which")
     if result.failed:
@@ -208,6 +199,25 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
         f"log      {settings.search_log_path}",
     ]
     return "\n".join(lines)
+
+
+def _best(search: AutoSearch, result: SearchResult) -> Iterator[str]:
+    """The best trials: of named metrics as MASE prints them, otherwise ranked by the searched one."""
+    shown = tuple(trial for trial in (result.best,) if trial is not None)
+    if search.problem.settings.metrics:
+        shown = result.front or shown
+        if shown:
+            yield from ("Best trial(s):", best_table(shown), "")
+    elif shown:
+        yield from (trials_table(result.candidates or shown, search.problem.metric), "")
+
+
+def _limits(settings: AutoSearchConfig) -> list[str]:
+    """What candidates have to be within."""
+    limits = ["the constraints"] if settings.constraints else []
+    if settings.search_metric_tolerance is not None or not limits:
+        limits.insert(0, f"the tolerance of {settings.search_metric_tolerance}")
+    return limits
 
 
 def _space(options: argparse.Namespace) -> int:

@@ -380,7 +380,7 @@ def test_accuracy_and_loss_come_from_labels(model: Path, feeds: Feeds, settings:
         {
             **settings,
             "search_space": SPACE,
-            "metrics": ["accuracy", "model_size"],
+            "metrics": ["accuracy", "model_size", "top2_accuracy"],
             "constraints": {"accuracy": {"min": "0.9x"}, "L2": {"max": 1}},
         },
         model,
@@ -395,7 +395,8 @@ def test_accuracy_and_loss_come_from_labels(model: Path, feeds: Feeds, settings:
         assert candidate["metrics"]["model_size"] == Path(candidate["model_path"]).stat().st_size
         assert candidate["scaled_metrics"]["accuracy"] == candidate["metrics"]["accuracy"]
     front = result(made).front
-    assert {*front[0].outcome.metrics} == {"accuracy", "loss", "L2"}
+    assert {*front[0].outcome.metrics} == {"accuracy", "loss", "L2", "top2_accuracy"}
+    assert front[0].outcome.metrics["top2_accuracy"] >= front[0].outcome.metrics["accuracy"]
     assert {*front[0].violations} == {f"accuracy >= {0.9 * 60 / 64:g}", "L2 <= 1"}
 
 
