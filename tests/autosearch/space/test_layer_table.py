@@ -67,11 +67,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
         {
             "default": {
                 **INTEGER,
-                "weight_width": {"type": "int", "low": 1, "high": 32},
-                "weight_frac_width": {"type": "int", "low": -64, "high": 64},
-                "weight_is_signed": [True, False],
-                "data_in_width": {"type": "int", "low": 1, "high": 32},
-                "data_in_frac_width": {"type": "int", "low": -64, "high": 64},
+                "weight_width": [2, 3, 4, 5],
+                "weight_frac_width": {"type": "int", "low": -64, "high": 64, "step": 3},
             }
         },
         r"points are too many to enumerate",
@@ -84,6 +81,15 @@ def test_wrong_tables_are_refused(case: str) -> None:
     written, message = REFUSED[case]
     with pytest.raises(ConfigError, match=message):
         _ = SearchSpace({"layers": written}, layers=lambda: SITES).enumeration
+
+
+def test_too_many_parameters_of_one_format_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autosearch.space.layer_choices.PRODUCT_LIMIT", 5)
+    entry = {**INTEGER, "weight_width": [2, 4, 8], "weight_frac_width": [1, 2]}
+    with pytest.raises(
+        ConfigError, match=r"default: 6 combinations of weight_width, weight_frac_width; give"
+    ):
+        SearchSpace({"layers": {"default": entry}}, layers=lambda: SITES)
 
 
 def test_a_space_without_a_model_has_no_layers() -> None:
