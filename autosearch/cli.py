@@ -14,6 +14,7 @@ import autosearch
 from autosearch import cache_command, sensitivity_command
 from autosearch.auto_search import AutoSearch
 from autosearch.compat import build, changed
+from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load_data, read_job
@@ -178,11 +179,13 @@ def _recorded(source: DataSource) -> dict[str, Any]:
 
 def _summary(search: AutoSearch, result: SearchResult) -> str:
     settings = search.problem.settings
-    lines = [*_best(search, result)]
+    best = list(_best(search, result))
+    lines = [*best]
     if not result.candidates:
-        lines.append(
-            f"None is within the tolerance of {settings.search_metric_tolerance}; the best trial is shown."
-        )
+        shown = "; the best trial is shown" if best else ""
+        lines.append(f"None is within {' and '.join(_limits(settings))}{shown}.")
+    if result.infeasible:
+        lines.append(f"{len(result.infeasible)} trials break a constraint; the log says which")
     if result.failed:
         lines.append(f"{len(result.failed)} trials failed, first: {result.failed[0].outcome.error}")
     if result.pruned:
@@ -200,13 +203,21 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
 
 def _best(search: AutoSearch, result: SearchResult) -> Iterator[str]:
     """The best trials: of named metrics as MASE prints them, otherwise ranked by the searched one."""
+    shown = tuple(trial for trial in (result.best,) if trial is not None)
     if search.problem.settings.metrics:
-        if result.front:
-            yield from ("Best trial(s):", best_table(result.front), "")
-        return
-    ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
-    if ranked:
-        yield from (trials_table(ranked, search.problem.metric), "")
+        shown = result.front or shown
+        if shown:
+            yield from ("Best trial(s):", best_table(shown), "")
+    elif shown:
+        yield from (trials_table(result.candidates or shown, search.problem.metric), "")
+
+
+def _limits(settings: AutoSearchConfig) -> list[str]:
+    """What candidates have to be within."""
+    limits = ["the constraints"] if settings.constraints else []
+    if settings.search_metric_tolerance is not None or not limits:
+        limits.insert(0, f"the tolerance of {settings.search_metric_tolerance}")
+    return limits
 
 
 def _space(options: argparse.Namespace) -> int:

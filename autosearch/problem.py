@@ -16,12 +16,13 @@ from autosearch.compat import with_evaluator
 from autosearch.config import AutoSearchConfig
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
-from autosearch.evaluation import Bench, Evaluation, make_evaluation
+from autosearch.evaluation import Evaluation, make_evaluation
 from autosearch.objective import Objective
 from autosearch.objective_settings import check_objectives, count_objectives, make_objectives
 from autosearch.objectives import Objectives
 from autosearch.plan import make_plan
 from autosearch.pruning import Judge, make_pruner
+from autosearch.software_metrics import Bench
 from autosearch.space import CostModel, SearchSpace, effective_config, layer_sites
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
