@@ -27,6 +27,13 @@ def test_records_of_mase_have_formats_alone() -> None:
     assert recorded_config({"sampled_config": {"per_channel": True}}) is None
 
 
+def test_keys_beside_the_layers_count() -> None:
+    sampled = {**MASE, "calibrate_method": "Entropy", "extra_options.CalibDataSize": 20}
+    found = recorded_config({"sampled_config": sampled})
+    expected = {"calibrate_method": "Entropy", "extra_options": {"CalibDataSize": 20}, "layers": LAYERS}
+    assert found == expected
+
+
 def test_own_records_have_the_whole_configuration() -> None:
     config = QuantConfig(per_channel=True).to_dict()
     assert recorded_config({"config": config, "sampled_config": MASE}) is config
