@@ -14,6 +14,10 @@ WINDOW = 50
 """Iterations whose losses are averaged for an early stop."""
 
 
+_LEAST_STEP = 2.0**-8
+"""Of the greatest of an output."""
+
+
 @dataclass(frozen=True)
 class AdaQuant:
     """Minimises loss(round(V)) over the continuous weight V (Hubara et al., 2020, arXiv:2006.10518, eq. 2).
@@ -80,9 +84,13 @@ class AdaQuant:
 
 
 def _steps(weight: Array, grid: RoundingGrid) -> Array:
-    """Distance of each weight's neighbours; where saturated the greatest of its output, or 1."""
+    """Distance of each weight's neighbours; where saturated the greatest of its output, or 1.
+
+    At zero a floating-point grid is so fine that no number of steps would lead anywhere, so that none
+    is taken to be less than a small part of the greatest.
+    """
     xp = array_namespace(weight)
     step = grid.upper(weight) - grid.lower(weight)
     greatest = xp.max(step, axis=-1, keepdims=True)
-    step = xp.where(step > 0, step, greatest)
+    step = xp.where(step > 0, xp.maximum(step, _LEAST_STEP * greatest), greatest)
     return xp.where(step > 0, step, xp.ones_like(step))

@@ -83,6 +83,15 @@ class Binary(Format):
 BINARY = Family(
     "binary",
     "the sign of a number",
-    (Parameter("bipolar", bool, "−1 and 1; else plus or minus the mean magnitude of the channel", True),),
-    lambda role, **parameters: Binary(**parameters),
+    (
+        Parameter("bipolar", bool, "−1 and 1; else plus or minus the mean magnitude of the channel", True),
+        Parameter(
+            "stochastic",
+            bool,
+            "random signs are refused: a model must give the same numbers each time",
+            False,
+            choices=(False,),
+        ),
+    ),
+    lambda role, *, bipolar, stochastic: Binary(bipolar),
 )

@@ -12,7 +12,7 @@ from quant.finetune.grid import RoundingGrid, UniformGrid
 from quant.formats import functions
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
 from quant.formats.contract import F32, Emulation, Format, as_float32
-from quant.formats.grids import arranged
+from quant.formats.grids import arranged, finetuning_scale
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import LEAST_SUBNORMAL, ceiling_power, check_range, greatest_code
 
@@ -87,9 +87,10 @@ class BlockFp(Format):
         return Emulation("BlockFp", _BODY, attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
-        scale = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        spread = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        scale = arranged(finetuning_scale(spread), weight, groups)
         code = greatest_code(self.width - 1)
-        return UniformGrid(arranged(scale, weight, groups), np.zeros((1, 1, 1), np.float32), -code, code)
+        return UniformGrid(scale, np.zeros((1, 1, 1), np.float32), -code, code)
 
 
 def spacing(shared: NDArray[np.float64], unit: float) -> F32:

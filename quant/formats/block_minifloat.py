@@ -12,7 +12,7 @@ from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
 from quant.formats.contract import F32, Attributes, Emulation, Format, as_float32
-from quant.formats.grids import FloatGrid, arranged
+from quant.formats.grids import FloatGrid, arranged, finetuning_scale
 from quant.formats.minifloat_ieee import WIDTH, shape_attributes
 from quant.formats.mxfp import SCALED_BODY, round_scaled
 from quant.formats.parameters import Family, Parameter
@@ -107,7 +107,7 @@ class BlockMinifloat(Format):
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = Blocks.of(self.block_size).spread(as_float32(weight), self._scale)
-        return FloatGrid(arranged(scale, weight, groups), self.element)
+        return FloatGrid(arranged(finetuning_scale(scale), weight, groups), self.element)
 
 
 EXPONENT_BIAS_WIDTH = Parameter(

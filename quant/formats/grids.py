@@ -19,7 +19,7 @@ class _Scaled:
     """A grid times a scale.
 
     Attributes:
-        scale: Positive, of the weight's dtype, broadcastable to (groups, out, in).
+        scale: Of the weight's dtype, broadcastable to (groups, out, in); where it is 0, so is the grid.
     """
 
     scale: Array
@@ -64,7 +64,8 @@ class FloatGrid(_Scaled):
 
     def _inside(self, values: Array) -> Array:
         xp = array_namespace(values)
-        return xp.clip(values / self.scale, -self.shape.largest, self.shape.largest)
+        divisor = xp.where(self.scale > 0, self.scale, xp.ones_like(self.scale))
+        return xp.clip(values / divisor, -self.shape.largest, self.shape.largest)
 
     def _ulp(self, magnitude: Array) -> Array:
         """Spacing of the numbers from this magnitude upwards."""
@@ -226,6 +227,9 @@ ROOT_TWO = 1.414213538169861
 x times it, rounded to float32, lies at or above a power of two exactly if x does so times √2."""
 
 
+_LEAST_SCALE = np.float32(2.0**-110)
+
+
 def leading_power_of(magnitude: Array, *, large: bool = False) -> Array:
     """2^floor(log2 x) of x >= 0 by sums and products alone; 0 of 0.
 
@@ -257,6 +261,11 @@ def take_columns(parameter: Array, index: slice | Array) -> Array:
     if isinstance(index, slice):
         return parameter[:, :, index]
     return array_namespace(parameter).take(parameter, index, axis=2)
+
+
+def finetuning_scale(scale: F32) -> F32:
+    """The scale of blocks for a grid: large enough for quotients by it where all is zero, or nearly."""
+    return np.maximum(scale, _LEAST_SCALE)
 
 
 def arranged(parameter: F32, weight: F32, groups: int) -> F32:

@@ -83,19 +83,19 @@ class MinifloatDenorm(Format):
         return np.float32(2.0**self._mantissa_bits - 1)
 
     def _round_array(self, x: F32) -> F32:
-        ulp = self._spacing(x)
         rounded: F32 = np.minimum(np.abs(x), np.float32(self._greatest))
+        ulp = self._spacing(rounded)
         rounded /= ulp
         np.rint(rounded, out=rounded)
         np.minimum(rounded, self._code, out=rounded)
         rounded *= ulp
         return as_float32(np.copysign(rounded, x))
 
-    def _spacing(self, x: F32) -> F32:
-        least, greatest = (2.0**exponent for exponent in self._exponents)
+    def _spacing(self, magnitudes: F32) -> F32:
+        least, greatest = (2.0 ** min(exponent, 128) for exponent in self._exponents)
         unit = 2.0**-self._mantissa_bits
         real = np.float64 if self.exponent_bias > 125 or greatest > 2.0**127 else np.float32
-        shared = np.clip(ceiling_power(x.astype(real, copy=False)), real(least), real(greatest))
+        shared = np.clip(ceiling_power(magnitudes.astype(real, copy=False)), real(least), real(greatest))
         shared *= real(unit)
         return as_float32(np.maximum(shared, real(2.0**LEAST_SUBNORMAL)))
 

@@ -13,7 +13,7 @@ from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.blocks import Blocks, largest_magnitudes
 from quant.formats.contract import F32, Attributes, Emulation, Format, as_float32
-from quant.formats.grids import FloatGrid, arranged
+from quant.formats.grids import FloatGrid, arranged, finetuning_scale
 from quant.formats.minifloat_ieee import shape_attributes
 from quant.formats.mxint import MX_BLOCK_SIZE, shared_limit
 from quant.formats.parameters import Family, Parameter
@@ -120,7 +120,7 @@ class MxFp(Format):
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = Blocks.of(self.block_size).spread(as_float32(weight), self._scale)
-        return FloatGrid(arranged(scale, weight, groups), self.element)
+        return FloatGrid(arranged(finetuning_scale(scale), weight, groups), self.element)
 
 
 def round_scaled(tiled: F32, scale: F32, element: FloatShape) -> F32:

@@ -12,7 +12,7 @@ from quant.formats import functions
 from quant.formats.block_fp import round_to_codes, spacing
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
 from quant.formats.contract import F32, Emulation, Format, as_float32
-from quant.formats.grids import arranged
+from quant.formats.grids import arranged, finetuning_scale
 from quant.formats.parameters import Family, Parameter
 from quant.formats.rounding import greatest_code, leading_power
 
@@ -76,9 +76,10 @@ class MxInt(Format):
         return Emulation("MxInt", _BODY, attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
-        scale = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        spread = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
+        scale = arranged(finetuning_scale(spread), weight, groups)
         code = greatest_code(self.width - 1)
-        return UniformGrid(arranged(scale, weight, groups), np.zeros((1, 1, 1), np.float32), -code, code)
+        return UniformGrid(scale, np.zeros((1, 1, 1), np.float32), -code, code)
 
 
 def shared_limit(scale_bits: int) -> float:

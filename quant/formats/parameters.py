@@ -101,7 +101,7 @@ class Parameter:
 def _integer(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return int(value) if value == int(value) else None
+    return int(value) if float(value).is_integer() else None
 
 
 def _block_size(value: object) -> tuple[int, ...] | None:

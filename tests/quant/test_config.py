@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import pickle
 from typing import Any
 
 import pytest
@@ -37,6 +39,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"extra_options": {"SmoothAlpha": 1.1}}, "extra_options.SmoothAlpha"),
     ({"per_channel": "perhaps"}, "per_channel"),
     ({"nodes_to_exclude": 3}, "nodes_to_exclude"),
+    ({"layers": {}}, "layers: says nothing of any layer"),
+    ({"layers": 3}, "layers: 3 is no table"),
+    ({"layers": {"by": "nam", "fc": {}}}, "layers.by: 'nam' is not possible; did you mean 'name'?"),
+    ({"layers": {"by": "pattern", "(": {}}}, "layers.keys: '(' is not a regular expression"),
+    ({"layers": {"by": "type", "Gem": {}}}, "layers.keys: 'Gem' is no type of layer; did you mean 'Gemm'?"),
+    ({"layers": {"fc": 8}}, "layers.fc: 8 is no table of formats"),
+    ({"layers": {"fc": {"name": "intger"}}}, "layers.fc.name: unknown number format 'intger'"),
+    ({"layers": {"fc": {"name": "int8", "width": 3}}}, "layers.fc.width: unknown key"),
+    ({"layers": {"fc": {"name": "integer", "weight_width": 4}}}, "layers.fc.data_in_width: "),
+    ({"layers": {"fc": {"name": "int8"}}, "include_auto_mp": True}, "include_auto_mp: True has no meaning"),
+    ({"layers": {"fc": {"name": "int8"}}, "weight_type": "QInt4"}, "weight_type: 'QInt4' has no meaning"),
+    (
+        {"layers": {"fc": {"name": "int8"}}, "extra_options": {"BlockSize": 16}},
+        "extra_options.BlockSize: 16 has no meaning beside layers; give weight_granularity",
+    ),
 ]
 
 
@@ -103,3 +120,19 @@ def test_activations_that_the_ranges_do_not_stand_for(values: dict[str, Any], ke
 def test_nested_defaults_are_shared_values() -> None:
     assert QuantConfig().extra_options == ExtraOptions()
     assert hash(QuantConfig().calibrate_method) == hash(CalibrationMethod.MinMax)
+
+
+def test_formats_of_layers_survive_too() -> None:
+    table = {
+        "by": "pattern",
+        "block.*": {"name": "block_fp", "weight_block_size": [1, 16], "data_in_width": "NA"},
+        ".*head": {"name": "NA"},
+        "default": {"name": "fixed", "data_in_width": 8, "weight_width": 4, "bias_width": 8},
+    }
+    config = QuantConfig(layers=table)
+    written = config.to_dict()
+    assert list(written["layers"]) == ["by", *list(table)[1:]]
+    assert QuantConfig(**json.loads(json.dumps(written))) == config == pickle.loads(pickle.dumps(config))
+    flat = flatten(written)
+    assert flat["layers"] == written["layers"] and unflatten(flat) == written
+    assert written["layers"]["block.*"]["weight_block_size"] == [1, 16]

@@ -440,3 +440,17 @@ def test_the_quantizer_writes_and_a_dictionary_replays(tmp_path: Path) -> None:
     assert onnx.load(tmp_path / "q.onnx") == result.model
     replayed = ModelQuantizer(QuantConfig(**config.to_dict()))
     assert replayed.quantize_model(tmp_path / "float.onnx", None, batches()).model == result.model
+
+
+def test_the_bias_behind_a_matmul_is_corrected() -> None:
+    model, values = mlp()
+    table = {"linear": {"name": "none", "weight_name": "integer", "weight_width": 3, "bias_name": "NA"}}
+    shared, feeds = pipeline(model, batches()), batches()
+    config = formatted(table, extra_options={"BiasCorrection": True})
+    corrected = initializers(shared.quantize(config).model)
+    assert all((corrected[name] != values[name]).any() for name in "bc")
+    wanted, plain, after = (
+        np.concatenate([run_quantized(shared.quantize(each), feed)[0] for feed in feeds]).mean(axis=0)
+        for each in (formatted({"default": {"name": "NA"}}), formatted(table), config)
+    )
+    assert np.abs(after - wanted).max() < 1e-5 < np.abs(plain - wanted).max()

@@ -195,7 +195,7 @@ def test_bias_correction_takes_the_mean_error_away(stages: Pipeline) -> None:
         if (initializers(corrected.model)[name] != values).any()
     }
     assert changed == {"b1_quantized", "b2_quantized", "b3_quantized", "wb_quantized"}
-    assert set(LAYERS_WITH_BIAS) == {"Conv", "ConvTranspose", "Gemm"}
+    assert set(LAYERS_WITH_BIAS) == {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def test_layers_that_cannot_be_finetuned_are_named() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quant.errors import ConfigError
-from quant.formats import FORMATS
+from quant.formats import FORMATS, Family
 from quant.formats.registry import ALIASES
 from tests.quant.formats.cases import (
     BLOCKS,
@@ -134,8 +136,7 @@ def test_zeros(case: Case) -> None:
 
 
 def test_what_is_not_emulated_is_native() -> None:
-    for case in set(CASES) - set(EMULATED):
-        assert case.format.native() is not None
+    assert all(case.format.native() is not None for case in CASES if case not in EMULATED)
 
 
 @pytest.mark.parametrize("opset", [21, 25])
@@ -179,6 +180,50 @@ def test_any_numbers(x: F32, case: Case) -> None:
     assert np.all(np.isnan(rounded[np.isnan(x)]))
     if case not in MEANS:
         assert np.all(np.isfinite(rounded[~np.isnan(x)]))
+
+
+@st.composite
+def parameters(draw: st.DrawFn, family: Family) -> dict[str, Any]:
+    """Some of a family's parameters, each within its range."""
+    given = {}
+    for parameter in family.parameters:
+        if "data_in" not in parameter.roles:
+            continue
+        if not parameter.is_required and draw(st.booleans()):
+            continue
+        if parameter.choices is not None:
+            value = draw(st.sampled_from(parameter.choices))
+        elif parameter.kind is bool:
+            value = draw(st.booleans())
+        elif parameter.kind is tuple:
+            value = draw(st.lists(st.integers(1, 20), min_size=1, max_size=2))
+        else:
+            value = draw(st.integers(parameter.low, parameter.high))
+        given[parameter.name] = value
+    return given
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if "int" not in name or name == "mxint"])
+def test_any_parameters(name: str) -> None:
+    x = values(12, 37, exponents=(-149, 127))
+    x[0, 0], x[1, 1] = np.inf, -np.inf
+
+    @settings(max_examples=8, deadline=None)
+    @given(parameters(FORMATS[name]))
+    def rounds_as_onnxruntime(chosen: dict[str, Any]) -> None:
+        try:
+            own = FORMATS[name].build("data_in", chosen)
+        except ConfigError:
+            return
+        own = own.bound(*RANGE) if own.calibrated else own
+        rounded = own.round(x)
+        assert np.all(np.isfinite(rounded))
+        emulation = own.emulation()
+        if emulation is not None:
+            (got,) = emulated(emulation, 21).run(None, {"x": x})
+            np.testing.assert_array_equal(got, rounded)
+
+    rounds_as_onnxruntime()
 
 
 @pytest.mark.parametrize(

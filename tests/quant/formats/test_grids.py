@@ -8,6 +8,7 @@ import array_api_strict as strict
 import numpy as np
 import pytest
 
+from quant.finetune.adaquant import AdaQuant
 from quant.finetune.adaround import AdaRound
 from quant.finetune.gptq import Gptq
 from quant.finetune.grid import RoundingGrid
@@ -45,7 +46,7 @@ def test_neighbours_enclose(own: Case) -> None:
     grid = grid_of(own, weight)
     x = np.concatenate([weights(6, 40, seed=1), weight], axis=0).reshape(2, 6, 40)
     lower, upper, rounded = grid.lower(x), grid.upper(x), grid.round(x)
-    bottom, top = grid.lower(np.full_like(x, -1e30)), grid.upper(np.full_like(x, 1e30))
+    bottom, top = grid.lower(np.full_like(x, -1e20)), grid.upper(np.full_like(x, 1e20))
     assert np.all(lower <= upper)
     slack = 1e-6 * np.abs(x)
     assert np.all((lower <= x + slack) | (lower == bottom)) and np.all((x <= upper + slack) | (upper == top))
@@ -123,6 +124,21 @@ def test_finetuning_stays_on_the_grid_and_lowers_the_loss(own: Case) -> None:
         ends = np.stack([grid.lower(solved), grid.upper(solved)])
         assert np.all(np.any(np.isclose(ends, solved, rtol=1e-5, atol=1e-7), axis=0))
         assert float(np.sum(data.losses(solved))) <= 1.3 * nearest + 1e-6
+
+
+@pytest.mark.parametrize("own", CASES, ids=str)
+def test_finetuning_of_pruned_weights(own: Case) -> None:
+    data = layer(0, outputs=6, inputs=40)
+    data.weight[:, :, :32] = data.weight[:, 2] = 0
+    weight = np.float32(data.weight)
+    grid = grid_of(own, weight[0])
+    quadratic = Quadratic.of(data.weight, data.moments()).astype(np.float32)
+    nearest = float(np.sum(data.losses(grid.round(weight))))
+    with np.errstate(over="raise", divide="raise", invalid="raise"):
+        for algorithm in (Gptq(), AdaRound(num_iterations=40), AdaQuant(num_iterations=40)):
+            solved, _ = algorithm.solve(quadratic, grid)
+            assert np.all(np.isfinite(solved))
+            assert float(np.sum(data.losses(solved))) <= 2.1 * nearest + 1e-6
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

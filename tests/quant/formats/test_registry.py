@@ -49,6 +49,37 @@ def test_a_role_of_its_own_format() -> None:
         ({"name": "integer", "wieght_width": 8}, "l.wieght_width: unknown key; did you mean 'weight_width'?"),
         ({"name": "bfloat16", "weight_width": 8}, "'bfloat16' has no parameters; leave it out"),
         ({"name": "integer", "weight_name": "none", "weight_width": 8, "data_in_width": 4}, "no parameters"),
+        (
+            {"name": "binary", "weight_stochastic": True},
+            "l.weight_stochastic: got True, valid is one of",
+        ),
+        ({"name": "integer", "data_in_width": float("nan")}, "l.data_in_width: got nan"),
+        ({"name": "integer", "data_in_width": float("inf")}, "l.data_in_width: got inf"),
+        ({"name": "integer", "data_in_width": True}, "l.data_in_width: got True"),
+        (
+            {"name": "block_fp", "data_in_block_size": [4, 4, 4]},
+            "got [4, 4, 4], valid is one or two",
+        ),
+        ({"name": "block_fp", "data_in_block_size": [0]}, "l.data_in_block_size: got [0]"),
+        (
+            {"name": "minifloat_ieee", "data_in_width": 4, "data_in_exponent_width": 4},
+            "l.data_in: width 4 is too little for exponent_width 4; take 5 or more",
+        ),
+        (
+            {"name": "minifloat_denorm", "data_in_width": 5, "data_in_exponent_width": 4},
+            "take 6 or more",
+        ),
+        (
+            {"name": "log", "data_in_width": 2, "data_in_exponent_bias": 500},
+            "l.data_in: exponent_bias puts the numbers between 2^-500 and 2^-499",
+        ),
+        (
+            {"name": "mxfp", "data_in_exponent_width": 2, "data_in_frac_width": 2},
+            "is no element of the standard; take one of (4, 3), (5, 2)",
+        ),
+        ({"name": "int8", "weight_granularity": "channel", "weight_symmetric": False}, "symmetric: true"),
+        ({"name": "int8", "data_in_granularity": "channel"}, "l.data_in_granularity: unknown parameter"),
+        ({"name": "float4e2m1", "data_in_block_size": 8}, "valid is one of 32, 16"),
         ({"name": "int8", "weight_granularity": "row"}, "valid is one of tensor, channel, block"),
         ({"name": "int8", "weight_block_size": 8}, "l.weight: block_size 8 needs granularity: block"),
     ],
@@ -58,6 +89,12 @@ def test_refuses(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         layer_formats(config, "l")
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize("block_size", [16, [16], (1, 16), [1, 1, 16]], ids=str)
+def test_spellings_of_a_block(block_size: Any) -> None:
+    config = {"name": "block_fp", "data_in_block_size": block_size}
+    assert make_format("data_in", config) == make_format("data_in", {"name": "block_fp"})
 
 
 @pytest.mark.parametrize("name", FORMATS)
