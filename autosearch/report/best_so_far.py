@@ -50,6 +50,17 @@ def best_so_far(name: str, values: Sequence[float | None], direction: Direction)
     return Curve(name, kept, tuple(best))
 
 
+def mean_curve(name: str, curves: Sequence[Curve]) -> Curve:
+    """The mean of several runs of one search, such as those of different seeds.
+
+    A run that has ended counts with its last values, and where the first trials of a run all failed
+    the mean is None.
+    """
+    length = max(len(curve.best) for curve in curves)
+    best = _means([_extended(curve.best, length) for curve in curves])
+    return Curve(name, _means([_extended(curve.values, length) for curve in curves]), best)
+
+
 def logged_values(log: Path, metric: str) -> list[float | None]:
     """A metric of each trial of a log.json, by the trials' numbers; None where a trial has none.
 
@@ -63,6 +74,16 @@ def logged_values(log: Path, metric: str) -> list[float | None]:
         raise ConfigError(f"{log}: no trial has the metric {metric!r}{nearest(metric, sorted(known))}")
     # infinities are words in JSON, and float() reads them
     return [float(metrics[metric]) if metrics.get(metric) is not None else None for metrics in measured]
+
+
+def _extended(values: Sequence[float | None], length: int) -> list[float | None]:
+    last = values[-1] if values else None
+    return [*values, *[last] * (length - len(values))]
+
+
+def _means(rows: Sequence[Sequence[float | None]]) -> tuple[float | None, ...]:
+    columns = zip(*rows, strict=True)
+    return tuple(None if None in column else sum(column) / len(column) for column in columns)
 
 
 def _entries(log: Path) -> list[Mapping[str, Any]]:

@@ -64,6 +64,7 @@ def best_so_far_figure(
         template="simple_white",
         width=_SIZE[0],
         height=_SIZE[1],
+        margin={"t": 70, "b": 60},
         showlegend=True,
         xaxis={"title": "number of trials", "rangemode": "tozero"},
         yaxis={"title": metric, "showgrid": True},

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autosearch.errors import ConfigError
-from autosearch.report.best_so_far import best_so_far, logged_values
+from autosearch.report.best_so_far import best_so_far, logged_values, mean_curve
 
 VALUES = st.lists(st.floats(allow_nan=False))
 
@@ -75,3 +75,10 @@ def test_other_files_are_refused(tmp_path: Path, entries: object) -> None:
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.json: not a log\.json"):
         logged_values(tmp_path / "nowhere.json", "loss")
+
+
+def test_the_mean_of_runs_goes_on_with_the_last_of_those_that_ended() -> None:
+    runs = [best_so_far("a", [1.0, 3.0, 2.0], "maximize"), best_so_far("b", [None, 2.0], "maximize")]
+    mean = mean_curve("both", runs)
+    assert mean.best == (None, 2.5, 2.5)
+    assert mean.values == (None, 2.5, 2.0)
