@@ -32,7 +32,6 @@ BATCH = 32
 EPOCHS = 16
 LEARNING_RATE = 4e-3
 DROPOUT = 0.05
-CALIBRATION_ROWS = 64
 POSITION_OFFSET = 2  # OPT's first two positions are never used
 
 
@@ -182,7 +181,7 @@ def unigram_perplexity(tokens: NDArray[np.int64], held_out: NDArray[np.int64]) -
 
 
 def main() -> None:
-    """Writes tokenizer.json, model.onnx, heldout.txt, heldout.npz and calibration.npz."""
+    """Writes tokenizer.json, model.onnx, heldout.txt and heldout.npz."""
     torch.manual_seed(SEED)
     torch.set_num_threads(1)  # sums round alike whatever the number of cores
     train_texts, held_out_texts = documents()
@@ -192,9 +191,8 @@ def main() -> None:
     held_out_text = "\n\n".join(held_out_texts) + "\n"
     (FOLDER / "heldout.txt").write_text(held_out_text, encoding="utf-8")
     held_out = rows(np.array(tokenizer.encode(held_out_text), dtype=np.int64))
-    calibration = np.random.default_rng(SEED).permutation(rows(tokens))[:CALIBRATION_ROWS]
-    for name, ids in (("heldout", held_out), ("calibration", calibration)):
-        np.savez_compressed(FOLDER / f"{name}.npz", input_ids=ids, attention_mask=np.ones_like(ids))
+    arrays = {"input_ids": held_out, "attention_mask": np.ones_like(held_out)}
+    np.savez_compressed(FOLDER / "heldout.npz", **arrays)
     print(f"{len(tokens)} tokens; held out {held_out.size}")
     print(f"unigram perplexity {unigram_perplexity(tokens, held_out[:, 1:]):.1f}")
     model = Opt()

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CLASSIFIERS = {"toy": ("toy", 0.9965, 4), "jets": ("jets", 0.73, 16), "lab3": ("digits_mlp", 0.968, 64)}
+CLASSIFIERS = {"toy": ("toy", 0.9975, 4), "jets": ("jets", 0.73, 16), "lab3": ("digits_mlp", 0.968, 64)}
 """File, accuracy as the README says, features."""
 
 
@@ -40,7 +40,7 @@ def test_calibration_data_are_not_those_of_validation(example: str) -> None:
 
 
 def test_layers_are_called_as_in_mase() -> None:
-    for example, linear in (("toy", (0, 2, 4, 6)), ("jets", (2, 5, 8))):
+    for example, linear in (("toy", (0, 2, 4)), ("jets", (2, 5, 8))):
         nodes = onnx.load(EXAMPLES / example / f"{example}.onnx").graph.node
         gemms = [node.name for node in nodes if node.op_type == "Gemm"]
         assert gemms == [f"seq_blocks_{number}" for number in linear]

@@ -10,7 +10,7 @@ from examples.toy.train import noisy_parity
 def test_the_class_is_the_parity_of_the_bits() -> None:
     features, labels = noisy_parity(5000, np.random.default_rng(0))
     assert (features.dtype, features.shape) == (np.float32, (5000, 4))
-    right = (features > 0.5).sum(axis=1) % 2 == labels
+    right = (features > 0).sum(axis=1) % 2 == labels
     assert right.mean() == pytest.approx(0.998, abs=0.002)
     # no feature by itself says anything
     assert abs(np.corrcoef(features.T, labels)[-1, :-1]).max() < 0.05
