@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def main() -> None:
         for name in options.formats
     ]
     for curve in (widths, *curves):
-        print(f"{curve.name:18} {curve.best[-1]:.3f} after {len(curve.values)} trials")
+        print(f"{curve.name:18} {curve.best[-1] or math.nan:.3f} after {len(curve.values)} trials")
+    curves.sort(key=lambda curve: curve.best[-1] or 0, reverse=True)
     draw(curves, "Lab 3: one search for each number format", options.output_dir / "formats.html")
 
 

@@ -105,12 +105,12 @@ def test_a_language_model_that_is_not_there_is_named(here: Path, capsys: pytest.
 def test_lab3_draws_a_curve_for_each_format(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["search", "--formats", "mxint", "binary", "--trials", "3"])
+    monkeypatch.setattr(sys, "argv", ["search", "--formats", "binary", "mxint", "--trials", "3"])
     drawn = []
     monkeypatch.setattr(lab3, "write_picture", lambda figure, path: drawn.append((figure, path.name)))
     lab3.main()
     assert [name for _, name in drawn] == ["widths.png", "formats.png"]
-    assert [line.name for line in drawn[1][0].data] == ["mxint", "binary"]
+    assert [line.name for line in drawn[1][0].data] == ["mxint", "binary"]  # best first
     assert all(len(line.x) == 3 for line in drawn[1][0].data)
     assert "mxint" in capsys.readouterr().out
     for name in ("widths.html", "formats.html"):
