@@ -97,6 +97,13 @@ def test_the_language_model_search(here: Path) -> None:
         )
 
 
+def test_the_language_model_search_in_yaml_is_over_its_linear_layers(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["space", str(EXAMPLES / "lm" / "search.yaml")]) == 0
+    assert "/lm_head/MatMul" in capsys.readouterr().out
+
+
 def test_a_language_model_that_is_not_there_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lm.main(["--model-dir", "absent"]) == 2
     assert "absent/tokenizer.json" in capsys.readouterr().err
