@@ -16,7 +16,7 @@ SHIPPED = load_tokenizer(LM / "tokenizer.json")
 
 
 @given(st.text())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_round_trip(text: str) -> None:
     ids = SHIPPED.encode(text)
     assert SHIPPED.decode(ids) == text
@@ -24,7 +24,7 @@ def test_round_trip(text: str) -> None:
 
 
 @given(st.text())
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 def test_words_are_the_text(text: str) -> None:
     assert "".join(split_words(text)) == text
 
