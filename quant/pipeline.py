@@ -29,11 +29,10 @@ from quant.errors import QuantizationError
 from quant.finetune.device import inference_providers
 from quant.finetune.finetune import (
     Finetuned,
-    Quantization,
     correct_biases,
     finetune_model,
-    finetuned_tensors,
 )
+from quant.finetune.numbers import Quantization
 from quant.finetune.results import CachedSolve
 from quant.finetune.walk import Twins
 from quant.graph.insert import Skeleton, fill
@@ -102,7 +101,7 @@ class Pipeline(GraphStages):
         if not config.include_fast_ft and not config.extra_options.BiasCorrection:
             return nearest
         finetuned = self._finetune(transformed, numbers, nearest)
-        model = fill(Skeleton(model, shared), finetuned_tensors(finetuned, numbers))
+        model = fill(Skeleton(model, shared), finetuned.tensors.values())
         return QuantizedModel(model, bits, skipped + finetuned.skipped, settings, shared)
 
     def _finetune(

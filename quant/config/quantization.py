@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quant.config.base import ElementType, Format, Level, Method, Names
+from quant.config.layers import Layers
 from quant.config.mixed_precision import NARROW_BITS, PrecisionTarget, of_width
 from quant.config.options import ExtraOptions
 from quant.errors import ConfigError
@@ -36,6 +37,8 @@ class QuantConfig(Level):
         include_sq: SmoothQuant, after it.
         include_auto_mp: Automatic mixed precision: a type of their own for sensitive tensors.
         include_fast_ft: FastFinetune last.
+        layers: A number format for every layer, ``{by: name | type | pattern, default: {...}, <name, type or
+            pattern>: {...}}``, in place of the types and the placement above; see `LayerTable`.
         extra_options: Level 2.
 
     Raises:
@@ -61,6 +64,7 @@ class QuantConfig(Level):
     include_sq: bool = False
     include_auto_mp: bool = False
     include_fast_ft: bool = False
+    layers: Layers = None
     extra_options: ExtraOptions = ExtraOptions()
 
     def __init__(self, **values: Any) -> None:
