@@ -1,7 +1,13 @@
 """Search for the best way to quantize an ONNX model after training."""
 
 from autosearch.auto_search import AutoSearch
-from autosearch.config import AdvancedFastftParams, AutoSearchConfig, StopCondition
+from autosearch.config import (
+    AdvancedFastftParams,
+    AutoSearchConfig,
+    MetricLimits,
+    MetricSetting,
+    StopCondition,
+)
 from autosearch.trial import Outcome, SearchResult, Trial
 
 __version__ = "0.1.0"
@@ -10,6 +16,8 @@ __all__ = [
     "AdvancedFastftParams",
     "AutoSearch",
     "AutoSearchConfig",
+    "MetricLimits",
+    "MetricSetting",
     "Outcome",
     "SearchResult",
     "StopCondition",

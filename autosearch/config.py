@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from autosearch.stop import Limits
-from autosearch.units import read_size
+from autosearch.units import Amount, read_amount, read_size
+from evaluators import Direction
 from quant.cache import DEFAULT_LIMIT_BYTES
 
 SearchSpaceValue = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -61,6 +62,45 @@ class StopCondition:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MetricSetting:
+    """How a metric counts in the search.
+
+    Attributes:
+        scale: The objective is scale times the metric; 0 = the metric is recorded and not optimised.
+        direction: None = the metric's own.
+    """
+
+    scale: float = 1.0
+    direction: Direction | None = None
+
+
+def _names(value: object) -> object:
+    """A list of metrics, or one without settings, stands for the default settings."""
+    if isinstance(value, Mapping):
+        return {name: MetricSetting() if setting is None else setting for name, setting in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(n, str) for n in value):
+        return {name: MetricSetting() for name in value}
+    return value
+
+
+MetricSettings = Annotated[Mapping[str, MetricSetting], BeforeValidator(_names)]
+Threshold = Annotated[Amount, BeforeValidator(read_amount)] | None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MetricLimits:
+    """Between which values a metric must lie, both included.
+
+    Attributes:
+        min, max: A number, or a text such as ``0.98x``, times the float model's own value; None = no
+            limit.
+    """
+
+    min: Threshold = None
+    max: Threshold = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class AdvancedFastftParams:
     """Parameters of the advanced FastFinetune search.
 
@@ -74,7 +114,7 @@ class AdvancedFastftParams:
     """
 
     sampler_algo: str = "TPE"
-    direction: Literal["minimize", "maximize"] | None = None
+    direction: Direction | None = None
     n_trials: int = Field(default=10, gt=0)
 
 
@@ -94,6 +134,17 @@ class AutoSearchConfig:
             evaluator, or a metric of the custom one.
         search_metric_tolerance: A configuration is a candidate if its difference is within it: at
             most, or for similarities (cos, psnr, ssim, sqnr) at least. None = every one is.
+        metrics: What is optimised instead of `search_metric`, by name, each with a scale and a
+            direction: accuracy, loss, perplexity, the built-in evaluator's, the custom one's, and of
+            hardware average_bitwidth, memory_density, average_bitwidth_total, model_size, packed_size,
+            flops, macs, bitops, weights_above_<n>_bits, latency. Empty = `search_metric` alone.
+        sum_scaled_metrics: One objective, the sum of the scaled metrics, each signed by its direction;
+            else each metric is an objective and the answer a Pareto front.
+        direction: Of that sum.
+        constraints: By metric, what a candidate must keep to.
+        metric_options: By metric, its options, such as ``{average_bitwidth: {compare_to: 32}}``.
+        seed_trials: Trials that begin a search per layer, from the layers' sensitivities. None = as many
+            as seem useful; 0 = none.
         search_evaluator: ``callable(model path) -> float``, or an object with ``evaluate`` and
             metrics; None = the built-in evaluator.
         search_cache_dir: Where results of stages are kept between searches.
@@ -123,6 +174,12 @@ class AutoSearchConfig:
     search_algo: str = "grid_search"
     search_metric: str | None = None
     search_metric_tolerance: float | None = None
+    metrics: MetricSettings = field(default_factory=dict)
+    sum_scaled_metrics: bool = False
+    direction: Direction | None = None
+    constraints: Mapping[str, MetricLimits] = field(default_factory=dict)
+    metric_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    seed_trials: Annotated[int, Field(ge=0)] | None = None
     search_evaluator: Any = None
     search_cache_dir: str = "./"
     search_cache_size: SizeBytes = DEFAULT_LIMIT_BYTES

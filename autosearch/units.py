@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
 
 _SIZES = {
     "": 1,
@@ -18,6 +20,43 @@ _SIZES = {
 }
 _DURATIONS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _AMOUNT = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[A-Za-z]*)\s*")
+_FACTOR = re.compile(r"\s*(?P<factor>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)\s*(?P<times>[xX×]?)\s*")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A number, or one in terms of the float model.
+
+    Attributes:
+        value: The number, or the factor.
+        is_relative: Whether it is a factor of the float model's own value.
+    """
+
+    value: float
+    is_relative: bool = False
+
+    def of(self, float_value: float) -> float:
+        """The number, for a float model of this value."""
+        return self.value * float_value if self.is_relative else self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:g}{'x' if self.is_relative else ''}"
+
+
+def read_amount(value: object) -> Amount | None:
+    """A number, or a text such as ``0.98x``: times the float model's own value. None stays None.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if value is None or isinstance(value, Amount):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return Amount(float(value))
+    match = _FACTOR.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("write a number, or '0.98x' for 0.98 times the float model's own value")
+    return Amount(float(match["factor"]), is_relative=bool(match["times"]))
 
 
 def read_size(value: object) -> int:

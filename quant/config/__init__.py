@@ -8,7 +8,7 @@ round, which left less error on every model that was measured.
 
 from quant.config.base import OTHER_NAMES, describe_validation_error
 from quant.config.finetuning import FastFinetuneConfig
-from quant.config.layers import LayerFormats, LayerTable
+from quant.config.layers import LayerEntry, LayerTable
 from quant.config.mixed_precision import AutoMixprecisionConfig, PrecisionTarget
 from quant.config.options import ExtraOptions
 from quant.config.overrides import TensorOverride
@@ -19,7 +19,7 @@ __all__ = [
     "AutoMixprecisionConfig",
     "ExtraOptions",
     "FastFinetuneConfig",
-    "LayerFormats",
+    "LayerEntry",
     "LayerTable",
     "PrecisionTarget",
     "QuantConfig",

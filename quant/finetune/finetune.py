@@ -28,7 +28,7 @@ from quant.transforms.skip import Skip
 
 _log = logging.getLogger(__name__)
 
-LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
+LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ACTIVATION_FUNCTIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid")
 
 

@@ -9,7 +9,7 @@ from math import prod
 import onnx_ir as ir
 
 from quant.graph.macs import Shapes, graph_macs, operands
-from quant.layers.layer import QuantizableLayer, layers_of
+from quant.layers.layer import Operand, QuantizableLayer
 
 FLOAT_BITS = 32
 """Of a value that is not quantized."""
@@ -59,37 +59,23 @@ class ModelCost:
     emulated: bool
 
 
+NO_COST = ModelCost((), 0, emulated=False)
+"""Of a model whose layers nobody looked at."""
+
+
 @dataclass(frozen=True)
 class LayerSizes:
-    """What decides on a layer's cost beside its formats.
+    """What a layer reads and multiplies in one batch.
 
     Attributes:
-        name, op_type, macs: As in `LayerCost`.
-        inputs: Name and shape of every data input, in one batch.
+        macs: Multiply-accumulate operations, 0 for operators that have none.
+        inputs: Shape of every data input.
         samples: In the batch.
-        weight, bias: Name and number of elements, None and 0 where there is none.
     """
 
-    name: str
-    op_type: str
     macs: int
-    inputs: tuple[tuple[str, tuple[int, ...]], ...]
+    inputs: tuple[tuple[int, ...], ...]
     samples: int
-    weight: tuple[str | None, int]
-    bias: tuple[str | None, int]
-
-
-@dataclass(frozen=True)
-class ModelSizes:
-    """The sizes of a float model.
-
-    Attributes:
-        layers: In graph order.
-        constants: Number of elements of every float constant.
-    """
-
-    layers: tuple[LayerSizes, ...]
-    constants: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -102,79 +88,84 @@ class LayerBits:
     searched: bool = False
 
 
-def tensors_sized(graph: ir.Graph) -> tuple[str, ...]:
-    """Names of the tensors whose shapes `model_sizes` looks at."""
+def tensors_sized(layers: Sequence[QuantizableLayer]) -> tuple[str, ...]:
+    """Names of the tensors whose shapes `layer_sizes` looks at."""
     names: dict[str, None] = {}
-    for layer in layers_of(graph):
-        names |= dict.fromkeys(_inputs(layer))
+    for layer in layers:
+        names |= dict.fromkeys(layer.tensors)
         if operands(layer.node):
             names |= dict.fromkeys((*operands(layer.node), layer.node.outputs[0].name or ""))
     return tuple(names)
 
 
-def model_sizes(graph: ir.Graph, shapes: Shapes, samples: int) -> ModelSizes:
-    """The sizes of all layers and constants.
+def layer_sizes(layers: Sequence[QuantizableLayer], shapes: Shapes, samples: int) -> dict[str, LayerSizes]:
+    """The sizes of all layers, by name.
 
     Args:
-        graph: A prepared graph.
+        layers: Of a prepared graph.
         shapes: Of `tensors_sized`, in one batch.
         samples: In that batch.
     """
-    layers = layers_of(graph)
     macs = graph_macs((layer.node for layer in layers), shapes)
-    sized = tuple(
-        LayerSizes(
-            layer.name,
-            layer.op_type,
-            round(macs.get(layer.name, 0) / samples),
-            tuple((name, tuple(shapes[name])) for name in _inputs(layer)),
-            samples,
-            (None, 0) if layer.weight is None else (layer.weight.name, layer.weight.size),
-            (None, 0) if layer.bias is None else (layer.bias.name, layer.bias.size),
+    return {
+        layer.name: LayerSizes(
+            macs.get(layer.name, 0), tuple(tuple(shapes[name]) for name in layer.tensors), samples
         )
         for layer in layers
-    )
-    constants = {
-        name: int(value.const_value.size)
-        for name, value in graph.initializers.items()
-        if value.const_value is not None and value.const_value.dtype in _FLOATING
     }
-    return ModelSizes(sized, constants)
 
 
-def model_cost(sizes: ModelSizes, bits: Sequence[LayerBits], *, emulated: bool) -> ModelCost:
+def model_cost(
+    graph: ir.Graph,
+    layers: Sequence[QuantizableLayer],
+    sizes: Mapping[str, LayerSizes],
+    bits: Mapping[str, LayerBits],
+    *,
+    emulated: bool,
+) -> ModelCost:
     """Sizes and widths together.
 
     Args:
-        sizes: Of the model.
-        bits: Of each layer, in the same order.
+        graph: The float graph.
+        layers: Its layers.
+        sizes: Of each, by name.
+        bits: Of each, by name.
         emulated: As in `ModelCost`.
     """
-    counted, layers = set[tuple[str, float]](), []
-    for layer, own in zip(sizes.layers, bits, strict=True):
-        stored = []
-        for (name, count), width in ((layer.weight, own.weight), (layer.bias, own.bias)):
-            seen = name is not None and (name, width) in counted
-            stored.append(0 if seen else count)
-            counted |= set() if name is None else {(name, width)}
-        elements = round(sum(prod(shape) for _, shape in layer.inputs) / layer.samples)
-        layers.append(
+    counted, costs = set[tuple[str, float]](), []
+    for layer in layers:
+        own, size = bits[layer.name], sizes[layer.name]
+        weights = _count(layer.weight, own.weight, counted)
+        biases = _count(layer.bias, own.bias, counted)
+        costs.append(
             LayerCost(
                 layer.name,
                 layer.op_type,
-                stored[0],
+                weights,
                 own.weight,
-                stored[1],
+                biases,
                 own.bias,
-                elements,
+                round(sum(map(prod, size.inputs)) / size.samples),
                 own.activations,
-                layer.macs,
+                round(size.macs / size.samples),
                 own.searched,
             )
         )
     of_layers = {name for name, _ in counted}
-    others = sum(count for name, count in sizes.constants.items() if name not in of_layers)
-    return ModelCost(tuple(layers), others, emulated)
+    others = sum(
+        int(value.const_value.size)
+        for name, value in graph.initializers.items()
+        if value.const_value is not None and value.dtype in _FLOATING and name not in of_layers
+    )
+    return ModelCost(tuple(costs), others, emulated)
+
+
+def _count(operand: Operand | None, width: float, counted: set[tuple[str, float]]) -> int:
+    """Elements of a constant, unless it was counted with this width before."""
+    if operand is None or (operand.name, width) in counted:
+        return 0
+    counted.add((operand.name, width))
+    return operand.size
 
 
 def mean_bits(widths: Iterable[tuple[float, int]]) -> float:
@@ -182,8 +173,3 @@ def mean_bits(widths: Iterable[tuple[float, int]]) -> float:
     pairs = tuple(widths)
     total = sum(count for _, count in pairs)
     return sum(width * count for width, count in pairs) / total if total else float(FLOAT_BITS)
-
-
-def _inputs(layer: QuantizableLayer) -> tuple[str, ...]:
-    values = (layer.node.inputs[position] for position in layer.data_inputs)
-    return tuple(value.name or "" for value in values if value is not None)

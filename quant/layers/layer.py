@@ -58,6 +58,12 @@ class QuantizableLayer:
         return self.node.name or ""
 
     @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its data inputs, in order; one that is read twice stands there twice."""
+        values = (self.node.inputs[position] for position in self.data_inputs)
+        return tuple(value.name or "" for value in values if value is not None)
+
+    @property
     def op_type(self) -> str:
         """ONNX's operator type."""
         return self.node.op_type
@@ -92,12 +98,12 @@ def layers_of(graph: ir.Graph) -> tuple[QuantizableLayer, ...]:
 
 
 def _product(node: ir.Node) -> QuantizableLayer | None:
-    """A node that multiplies two tensors; None if one is not float32, or both are constant."""
+    """A node that multiplies float32 tensors; None if both are constant, or one is a constant vector."""
     operands = node.inputs[:2]
     if not all(value is not None and value.dtype == _FLOAT for value in operands):
         return None
     constant = [position for position, value in enumerate(operands) if _is_constant(value)]
-    if len(constant) == 2:
+    if len(constant) == 2 or any((_rank(operands[position]) or 0) < 2 for position in constant):
         return None
     data = tuple(position for position in (0, 1) if position not in constant)
     weight = None

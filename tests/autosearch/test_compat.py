@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from autosearch import AutoSearchConfig, StopCondition
+from autosearch import AutoSearchConfig, MetricLimits, MetricSetting, StopCondition
 from autosearch.compat import read_config
 from autosearch.errors import ConfigError
+from autosearch.units import Amount
 
 
 def evaluate(path: str) -> float:
@@ -94,3 +95,36 @@ def test_bad_values_are_refused_with_their_place(values: dict[str, Any], message
 def test_minus_one_switches_a_condition_off() -> None:
     condition = read_config({"search_stop_condition": {"find_n_candidates": -1, "time_limit": -1}})
     assert condition.search_stop_condition == StopCondition()
+
+
+def test_metrics_and_constraints_are_typed() -> None:
+    config = read_config(
+        {
+            "metrics": {"accuracy": {"scale": 2}, "loss": None, "latency": {"direction": "minimize"}},
+            "constraints": {"accuracy": {"min": 0.98}, "model_size": {"max": "0.25x"}},
+        }
+    )
+    assert config.metrics == {
+        "accuracy": MetricSetting(scale=2.0),
+        "loss": MetricSetting(),
+        "latency": MetricSetting(direction="minimize"),
+    }
+    assert config.constraints["model_size"] == MetricLimits(max=Amount(0.25, is_relative=True))
+    assert read_config({"metrics": ["loss"]}).metrics == {"loss": MetricSetting()}
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"metrics": {"a": {"scal": 1}}}, r"metrics\.a: unknown key 'scal'; did you mean 'scale'"),
+        ({"metrics": {"a": {"direction": "up"}}}, r"metrics\.a\.direction: .*'minimize' or 'maximize'"),
+        ({"metrics": {"a": {"scale": float("nan")}}}, r"metrics\.a\.scale: .*finite"),
+        ({"constraints": {"a": {"maximum": 1}}}, r"constraints\.a: unknown key 'maximum'"),
+        ({"constraints": {"a": {"max": "small"}}}, r"constraints\.a\.max: .*'0\.98x'.*got 'small'"),
+        ({"seed_trials": -1}, "seed_trials: .*greater than or equal to 0"),
+    ],
+    ids=["metric-key", "direction", "scale", "constraint-key", "amount", "seed-trials"],
+)
+def test_wrong_metrics_and_constraints_are_refused(values: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        read_config(values)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autosearch.units import duration_text, read_duration, read_size, size_text
+from autosearch.units import Amount, duration_text, read_amount, read_duration, read_size, size_text
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,30 @@ def test_how_sizes_are_written(size: int, text: str) -> None:
 def test_a_duration_written_is_read_as_no_more(seconds: float) -> None:
     written = read_duration(duration_text(seconds))
     assert written <= seconds < 2 * written + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "amount", "shown"),
+    [
+        (0.98, Amount(0.98), "0.98"),
+        (8, Amount(8.0), "8"),
+        ("1e-3", Amount(0.001), "0.001"),
+        ("0.98x", Amount(0.98, is_relative=True), "0.98x"),
+        (" -.5 X", Amount(-0.5, is_relative=True), "-0.5x"),
+    ],
+)
+def test_amounts(given: object, amount: Amount, shown: str) -> None:
+    assert read_amount(given) == amount
+    assert str(amount) == shown
+    assert read_amount(amount) is amount
+
+
+def test_a_relative_amount_is_times_the_float_value() -> None:
+    assert Amount(0.5, is_relative=True).of(8.0) == 4.0
+    assert Amount(0.5).of(8.0) == 0.5
+
+
+@pytest.mark.parametrize("wrong", ["", "x", "0.98 times", "10 %", True, [1], float("nan"), float("inf")])
+def test_what_is_no_amount(wrong: object) -> None:
+    with pytest.raises(ValueError, match=r"'0\.98x'"):
+        read_amount(wrong)
