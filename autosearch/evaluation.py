@@ -20,7 +20,6 @@ from evaluators.hardware import (
     HARDWARE_METRICS,
     HardwareEvaluator,
     ModelCost,
-    float_cost,
     hardware_metrics,
     is_hardware_metric,
 )
@@ -75,7 +74,7 @@ class Evaluation:
 
         Args:
             path: Its file.
-            cost: Of any model made of it; None where no metric is of hardware.
+            cost: With 32 bits everywhere; None where no metric is of hardware.
         """
         values: dict[str, float] = {}
         if any(not metric.against_float for metric in self.software.metrics):
@@ -86,8 +85,7 @@ class Evaluation:
             if not metric.against_float and metric.name in values
         }
         if cost is not None:
-            unquantized = float_cost(cost)
-            values |= self.before_running(unquantized, path) | self.by_running(unquantized, path)
+            values |= self.before_running(cost, path) | self.by_running(cost, path)
         return values
 
 

@@ -421,6 +421,8 @@ def test_exported_names() -> None:
         "Proposal",
         "RandomSampler",
         "Sampler",
+        "SeededSampler",
+        "learns_from_infeasible",
         "make_sampler",
         "sampler_names",
     }
