@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial
 from autosearch.space import LayerSite, SearchSpace, config_digest, layer_sites
 from quant import CalibrationData, Pipeline, QuantConfig, load_float_model
 from quant.errors import ConfigError
-from quant.formats import make_format
+from quant.formats import FORMATS, make_format
 from tests.autosearch.models import write_model
 from tests.autosearch.spaces import SITES, layered_spaces
 
@@ -275,3 +275,40 @@ def test_digest_is_of_the_choices_and_the_layers() -> None:
     assert space_of(written).digest == space_of({"layers": {"default": {**WIDTHS, "name": "fixed"}}}).digest
     assert space_of(written).digest != space_of({"layers": {"share": "all", **written["layers"]}}).digest
     assert space_of(written).digest != SearchSpace(written, layers=lambda: SITES[:3]).digest
+
+
+REQUIRED: dict[str, dict[str, list[Any]]] = {
+    name: {
+        parameter.name: [4, 5] if parameter.name.startswith("exponent") else [8, 12]
+        for parameter in family.parameters
+        if parameter.is_required
+    }
+    for name, family in FORMATS.items()
+}
+REQUIRED["mxfp"] = {"exponent_width": [4, 5], "frac_width": [3, 2]}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_can_be_searched(name: str) -> None:
+    """Alone, and as one of several; what is recorded leads back to the same formats."""
+    keys = {
+        f"{role}_{key}": values for role in ("data_in", "weight") for key, values in REQUIRED[name].items()
+    }
+    space = space_of({"layers": {"fc3": {"name": [name, "NA"], **keys}}})
+    configurations = list(space)
+    assert len(configurations) == space.size
+    assert space.size is not None
+    assert space.size > 1
+    for each in configurations:
+        recorded = QuantConfig(**json.loads(json.dumps(each.config.to_dict())))
+        assert config_digest(recorded) == each.digest
+        assert space.suggest(FixedTrial(space.trial_params(each)[0])) == each
+    assert len({formats(each.config) for each in configurations}) == space.size
+
+
+def test_blocks_are_choices_of_numbers_or_of_shapes() -> None:
+    entry = {"name": "mxint", "data_in_width": 8, "weight_width": 8}
+    space = space_of({"layers": {"fc3": {**entry, "weight_block_size": [16, [1, 16], 32, [2, 8], "NA"]}}})
+    weights = [each.effective["layers"]["fc3"].get("weight_block_size") for each in space]
+    assert weights == [[16], None, [2, 8]]  # [1, 16] is 16 of one row, and 32 the default
+    assert config_digest(space.configuration(0).config) == space.configuration(0).digest
