@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -33,6 +33,9 @@ MANY_LAYERS = 5
 SEED_TRIALS = 20
 """Unless another number is asked for."""
 
+SHARE = 4
+"""One in so many trials at most."""
+
 _RUNS = 4
 """Of the model over a few batches, for every tensor that may have formats."""
 
@@ -45,17 +48,25 @@ Effects: TypeAlias = dict[tuple[str, int], FormatEffects]
 class SensitivitySeeds:
     """Gives the first configurations of a search, as `Stage.seeds` wants them."""
 
-    def __init__(self, space: SearchSpace, pipeline: Pipeline, metrics: Iterable[str]) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        open_pipeline: Callable[[], Pipeline],
+        metrics: Iterable[str],
+        trials: int | None = None,
+    ) -> None:
         """Nothing runs yet.
 
         Args:
             space: What is searched.
-            pipeline: Of the float model.
+            open_pipeline: Gives that of the float model.
             metrics: Names of those that are optimised or constrained.
+            trials: How many there are in all; None = any number.
         """
         self._space = space
-        self._pipeline = pipeline
+        self._open_pipeline = open_pipeline
         self._price = Price(frozenset(metrics))
+        self._useful = SEED_TRIALS if trials is None else min(SEED_TRIALS, trials // SHARE)
 
     def __call__(self, count: int | None) -> Iterator[Configuration]:
         """So many configurations along the frontier, from the cheapest to the most accurate.
@@ -63,21 +74,20 @@ class SensitivitySeeds:
         Keys beside `layers` have their first choice.
 
         Args:
-            count: None = `SEED_TRIALS` for a model of more than `MANY_LAYERS` layers, else none.
+            count: None = `SEED_TRIALS`, but no more than a `SHARE` of all, for more than `MANY_LAYERS`
+                layers, else none.
         """
         for number, part in enumerate(self._space.parts):
-            groups = [axis for axis in part.axes if isinstance(axis, LayerGroup)]
-            many = sum(len(group.sites) for group in groups) > MANY_LAYERS
-            if groups and (many or count is not None):
-                yield from self._of_part(number, part, groups, SEED_TRIALS if count is None else count)
+            many = sum(len(group.sites) for group in part.groups) > MANY_LAYERS
+            wanted = count if count is not None else self._useful if many else 0
+            if part.groups and wanted:
+                yield from self._of_part(number, part, wanted)
                 return
 
-    def _of_part(
-        self, number: int, part: Part, groups: Sequence[LayerGroup], count: int
-    ) -> Iterator[Configuration]:
-        others = {axis.key: axis.value(0) for axis in part.axes if not isinstance(axis, LayerGroup)}
+    def _of_part(self, number: int, part: Part, count: int) -> Iterator[Configuration]:
+        groups, others = part.groups, {dimension.key: dimension.value(0) for dimension in part.dimensions}
         config = QuantConfig(**unflatten({**part.base, **others, "layers": None}))
-        effects = _effects(self._pipeline, config, groups)
+        effects = _effects(self._open_pipeline(), config, groups)
         items = [
             _Item(group, selector, effects, self._price)
             for group in groups
