@@ -6,16 +6,19 @@ from autosearch.advanced import advanced_plan
 from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError
 from autosearch.space import SearchSpace
-from autosearch.stage import OneStage, Plan, Stage
+from autosearch.stage import OneStage, Plan, Seeds, Stage
 from autosearch.two_stage import TwoStages, missing_part
 
 
-def make_plan(settings: AutoSearchConfig, space: SearchSpace) -> tuple[Plan, tuple[str, ...]]:
+def make_plan(
+    settings: AutoSearchConfig, space: SearchSpace, seeds: Seeds | None = None
+) -> tuple[Plan, tuple[str, ...]]:
     """The stages of the search, and what was decided on the way.
 
     Args:
         settings: How to search.
         space: As the user wrote it.
+        seeds: What gives the first configurations of a search in one stage.
 
     Raises:
         ConfigError: If the space cannot be searched so, with the reason.
@@ -35,7 +38,7 @@ def make_plan(settings: AutoSearchConfig, space: SearchSpace) -> tuple[Plan, tup
             if lacking is None
             else (f"two_stage_search has no effect: {lacking}; running the standard search",)
         )
-        return OneStage(Stage(space, settings.search_algo, limits)), notes
+        return OneStage(Stage(space, settings.search_algo, limits, seeds=seeds)), notes
     return (
         TwoStages(space, settings.search_algo, settings.two_stage_best_k, limits.time_limit_s),
         _without_conditions(settings),

@@ -22,13 +22,15 @@ from autosearch.objective_settings import check_objectives, count_objectives, ma
 from autosearch.objectives import Objectives
 from autosearch.plan import make_plan
 from autosearch.pruning import Judge, make_pruner
+from autosearch.samplers import tries_everything
+from autosearch.sensitivity_seeds import SensitivitySeeds
 from autosearch.software_metrics import Bench
 from autosearch.space import CostModel, SearchSpace, effective_config, layer_sites
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
 from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings
-from quant import CalibrationData, FloatModel, QuantConfig, load_float_model
+from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
 from quant.calibration.data import DataReader, Feed
 from quant.calibration.ranges import needs_histogram
 from quant.errors import nearest
@@ -179,7 +181,7 @@ def pose(
     sites = partial(layer_sites, float_model, base)
     cost = expected_cost(float_model, data)
     space = SearchSpace(settings.search_space, base, cost_model=cost, layers=sites)
-    plan, notes = make_plan(settings, space)
+    plan, notes = make_plan(settings, space, _seeds(settings, space, float_model, data))
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)
     _check_not_empty(plan.first.space)
@@ -251,6 +253,23 @@ def _check_supported(settings: AutoSearchConfig) -> None:
         raise ConfigError(
             f"search_devices: {settings.search_devices!r} is not available in this version; use 'cpu'"
         )
+
+
+def _seeds(
+    settings: AutoSearchConfig, space: SearchSpace, float_model: FloatModel, data: CalibrationData
+) -> SensitivitySeeds | None:
+    """What a search per layer begins with: where everything is tried anyway, only if it is asked for."""
+    if not any(part.groups for part in space.parts):
+        return None
+    if settings.seed_trials is None and tries_everything(settings.search_algo):
+        return None
+    wanted = {name for name, metric in settings.metrics.items() if metric.scale} | {*settings.constraints}
+
+    def open_pipeline() -> Pipeline:
+        cache = StageCache(Path(settings.search_cache_dir) / CACHE_FOLDER, settings.search_cache_size)
+        return Pipeline(float_model, data, cache, threads=threads_per_worker(1))
+
+    return SensitivitySeeds(space, open_pipeline, wanted, settings.search_stop_condition.limits.trials)
 
 
 def _check_seed_trials(settings: AutoSearchConfig, plan: Plan) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from autosearch.ledger import Ledger
 from autosearch.samplers import Sampler, SeededSampler, learns_from_infeasible, make_sampler
 from autosearch.samplers.by_name import STARTUP_TRIALS
 from autosearch.space import Configuration, SearchSpace
 from autosearch.stop import Limits
+
+Seeds: TypeAlias = Callable[[int | None], Iterable[Configuration]]
+"""Gives configurations to try first: at most so many, or as many as seem useful."""
 
 EXHAUSTED = "every configuration of the space has been tried"
 
@@ -42,7 +45,7 @@ class Stage:
     startup_trials: int = STARTUP_TRIALS
     introduction: str | None = None
     later: tuple[SearchSpace, ...] = ()
-    seeds: Callable[[int | None], Iterable[Configuration]] | None = None
+    seeds: Seeds | None = None
 
     def sampler(self, seed: int, objectives: int = 1) -> Sampler:
         """A fresh one, without the seeds.

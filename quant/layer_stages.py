@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quant.cache import Stage
 from quant.calibration.data import CalibrationData
 from quant.calibration.statistics import Statistics
@@ -37,6 +40,11 @@ from quant.layers.cost import (
 )
 from quant.layers.insert import FormatWriter
 from quant.layers.numbers import LayerNumbers
+from quant.layers.role_sites import FormatEffects, RoleFormats, role_sites
+from quant.mixed_precision.format_errors import Site, format_errors
+from quant.mixed_precision.substitution import Edge as Place
+from quant.mixed_precision.substitution import substitution
+from quant.mixed_precision.yardstick import yardstick
 from quant.quantized_model import QuantizedModel
 from quant.requirements import formatted_session_config, record_session_config
 
@@ -68,6 +76,48 @@ class LayerStages(GraphStages):
     def layers(self, config: QuantConfig) -> tuple[QuantizableLayer, ...]:
         """The layers of the graph that the configuration's transforms make; always the same names."""
         return self._layers(self.transform(config))
+
+    def format_effects(
+        self, config: QuantConfig, candidates: Sequence[RoleFormats], runs: int
+    ) -> list[FormatEffects]:
+        """What formats cost, each for one role of one layer while all else is float.
+
+        Args:
+            config: What decides on transforms and scales; its `layers` are not looked at.
+            candidates: Roles of layers, and their formats.
+            runs: About how many times the model may run over a few batches; each tensor gets one run at
+                least (`quant.mixed_precision.format_errors`).
+        """
+        transformed = self.transform(config)
+        layers = {layer.name: layer for layer in self._layers(transformed)}
+        constants = Initializers(transformed.model)
+
+        def bind(own: Format, tensor: str) -> Format:
+            if not own.calibrated:
+                return own
+            statistics = self._layer_statistics(transformed, tuple(layers.values()), config)
+            return bind_activation(own, tensor, statistics, config)
+
+        sites = [role_sites(layers[each.layer], each, constants, bind, config) for each in candidates]
+        errors = iter(self._site_errors(transformed, [site for own in sites for site in own], config, runs))
+        sizes = self._sizes(config)
+        return [
+            FormatEffects.of(each, layers[each.layer], sizes[each.layer], own, [next(errors) for _ in own])
+            for each, own in zip(candidates, sites, strict=True)
+        ]
+
+    def _site_errors(
+        self, transformed: Transformed, sites: Sequence[Site], config: QuantConfig, runs: int
+    ) -> list[NDArray[np.float64]]:
+        """Of every format of every site."""
+        model, providers = transformed.model, config.execution_providers
+        measured = yardstick(model, self.data, None, providers=providers, threads=self.threads)
+        names = [site.place for site in sites if isinstance(site.place, str)]
+        places = [site.place for site in sites if isinstance(site.place, Place)]
+        with substitution(
+            model, names, places, measured, providers=providers, threads=self.threads
+        ) as session:
+            return format_errors(session, sites, runs)
 
     def _layers(self, transformed: Transformed) -> tuple[QuantizableLayer, ...]:
         """Without the nodes that transforms added."""

@@ -1,6 +1,11 @@
 """What to try next: a sampler for every way to search."""
 
-from autosearch.samplers.by_name import learns_from_infeasible, make_sampler, sampler_names
+from autosearch.samplers.by_name import (
+    learns_from_infeasible,
+    make_sampler,
+    sampler_names,
+    tries_everything,
+)
 from autosearch.samplers.contract import History, Known, Proposal, Sampler
 from autosearch.samplers.grid import GridSampler
 from autosearch.samplers.optuna import EXCLUDED, REPEAT_OF, OptunaSampler
@@ -23,4 +28,5 @@ __all__ = [
     "learns_from_infeasible",
     "make_sampler",
     "sampler_names",
+    "tries_everything",
 ]

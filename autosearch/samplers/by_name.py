@@ -97,6 +97,11 @@ def learns_from_infeasible(name: str) -> bool:
     return _class_name(name) not in _NEEDS_VALUES
 
 
+def tries_everything(name: str) -> bool:
+    """Whether a sampler walks the whole space whatever it finds."""
+    return _class_name(name) in ("grid_search", "priority", "BruteForceSampler")
+
+
 def make_sampler(
     name: str,
     space: SearchSpace,

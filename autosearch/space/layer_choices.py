@@ -326,6 +326,10 @@ class LayerChoices:
                 forms[option.form.role] = option.form
         return Pick(number, raw, forms, varying)
 
+    def pick_of(self, numbers: Iterable[int]) -> Pick:
+        """The choice of a combination of each selector, by their numbers."""
+        return self.pick(self._number(numbers))
+
     def decode(self, number: NDArray[np.int64]) -> Iterator[Decoded]:
         """The formats of many choices, role by role; roles that are missing are float."""
         for selector, stride in zip(self.selectors, self._strides, strict=True):
@@ -335,7 +339,7 @@ class LayerChoices:
     def choose(self, choose: Choose) -> Pick:
         """Asks for what varies: a name before its parameters."""
         numbers = (selector.choose(choose) for selector in self.selectors)
-        return self.pick(self._number(numbers))
+        return self.pick_of(numbers)
 
     def draw(self, generator: np.random.Generator, count: int) -> list[int]:
         """So many choices at random: families, all alike, then a format of each for every role."""

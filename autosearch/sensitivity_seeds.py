@@ -1,0 +1,198 @@
+"""What a search per layer tries first: combinations that look best before any of them has run.
+
+What each format of each layer alone does to the outputs is measured on the float model (a few runs for
+each tensor), added up, and weighed against what the format costs: `autosearch.frontier`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from autosearch.frontier import Combination, Option, frontier, lower_hull, spread
+from autosearch.space import Configuration, SearchSpace
+from autosearch.space.configuration import Point
+from autosearch.space.layer_choices import Branch, RoleChoices, Selector
+from autosearch.space.layer_groups import LayerGroup, LayerSite
+from autosearch.space.parts import Part
+from quant import Pipeline, QuantConfig
+from quant.config import unflatten
+from quant.formats import Format, make_format
+from quant.layers.role_sites import FormatEffects, RoleFormats
+
+_log = logging.getLogger(__name__)
+
+MANY_LAYERS = 5
+"""Up to so many, a sampler needs no help."""
+
+SEED_TRIALS = 20
+"""Unless another number is asked for."""
+
+SHARE = 4
+"""One in so many trials at most."""
+
+_RUNS = 4
+"""Of the model over a few batches, for every tensor that may have formats."""
+
+_FLOAT_BITS = 32
+
+Effects: TypeAlias = dict[tuple[str, int], FormatEffects]
+"""Of the formats of a role (by the identity of its choices), in a layer by name."""
+
+
+class SensitivitySeeds:
+    """Gives the first configurations of a search, as `Stage.seeds` wants them."""
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        open_pipeline: Callable[[], Pipeline],
+        metrics: Iterable[str],
+        trials: int | None = None,
+    ) -> None:
+        """Nothing runs yet.
+
+        Args:
+            space: What is searched.
+            open_pipeline: Gives that of the float model.
+            metrics: Names of those that are optimised or constrained.
+            trials: How many there are in all; None = any number.
+        """
+        self._space = space
+        self._open_pipeline = open_pipeline
+        self._price = Price(frozenset(metrics))
+        self._useful = SEED_TRIALS if trials is None else min(SEED_TRIALS, trials // SHARE)
+
+    def __call__(self, count: int | None) -> Iterator[Configuration]:
+        """So many configurations along the frontier, from the cheapest to the most accurate.
+
+        Keys beside `layers` have their first choice.
+
+        Args:
+            count: None = `SEED_TRIALS`, but no more than a `SHARE` of all, for more than `MANY_LAYERS`
+                layers, else none.
+        """
+        for number, part in enumerate(self._space.parts):
+            many = sum(len(group.sites) for group in part.groups) > MANY_LAYERS
+            wanted = count if count is not None else self._useful if many else 0
+            if part.groups and wanted:
+                yield from self._of_part(number, part, wanted)
+                return
+
+    def _of_part(self, number: int, part: Part, count: int) -> Iterator[Configuration]:
+        groups, others = part.groups, {dimension.key: dimension.value(0) for dimension in part.dimensions}
+        config = QuantConfig(**unflatten({**part.base, **others, "layers": None}))
+        effects = _effects(self._open_pipeline(), config, groups)
+        items = [
+            _Item(group, selector, effects, self._price)
+            for group in groups
+            for selector in group.choices.selectors
+        ]
+        found = frontier([item.options for item in items])
+        layers = sum(len(group.sites) for group in groups)
+        _log.info("Sensitivity of %d layers measured: a frontier of %d combinations", layers, len(found))
+        for combination in spread(found, count):
+            yield self._space.at(Point(number, {**others, **_picks(groups, items, combination)}))
+
+
+@dataclass(frozen=True)
+class Price:
+    """What bits cost, given the metrics that are to be small.
+
+    Attributes:
+        metrics: Names of metrics that are optimised or constrained.
+    """
+
+    metrics: frozenset[str]
+
+    def of(self, role: str, effects: FormatEffects) -> float:
+        """Of one bit in all elements of a role's tensors; 0 where no metric looks at it."""
+        if "average_bitwidth_total" in self.metrics:
+            return float(effects.elements)
+        if "bitops" in self.metrics:  # a product of two widths, taken at equal ones
+            return 0.0 if role == "bias" else effects.macs
+        if self.metrics & {"model_size", "packed_size"}:
+            return 0.0 if role == "data_in" else effects.elements
+        weighed = {"average_bitwidth", "memory_density"} & self.metrics
+        weighed |= {name for name in self.metrics if name.startswith("weights_above_")}
+        return float(effects.elements) if weighed and role == "weight" else 0.0
+
+
+def _effects(pipeline: Pipeline, config: QuantConfig, groups: Sequence[LayerGroup]) -> Effects:
+    """Of all formats of all roles of all layers."""
+    formats: dict[int, list[Format | None]] = {}
+    places: list[tuple[LayerSite, RoleChoices]] = []
+    for group in groups:
+        for role, site in itertools.product(group.choices.roles, group.sites):
+            if role.role in site.roles:
+                formats.setdefault(id(role), _formats(role))
+                places.append((site, role))
+    candidates = [RoleFormats(site.name, role.role, formats[id(role)]) for site, role in places]
+    found = pipeline.format_effects(config, candidates, _RUNS * len(candidates))
+    return {(site.name, id(role)): each for (site, role), each in zip(places, found, strict=True)}
+
+
+def _formats(role: RoleChoices) -> list[Format | None]:
+    name = f"{role.role}_name"
+    return [make_format(role.role, {**option.raw, name: option.form.name}) for option in role.options]
+
+
+class _Item:
+    """The combinations of one selector of a group that are worth a look; the frontier chooses one."""
+
+    def __init__(self, group: LayerGroup, selector: Selector, effects: Effects, price: Price) -> None:
+        self.group = group
+        self.options: list[Option] = []
+        self.numbers: list[int] = []
+        for position, branch in enumerate(selector.branches):
+            for digits, option in self._of_branch(branch, selector, effects, price):
+                self.options.append(option)
+                self.numbers.append(selector.number(position, digits))
+
+    def _of_branch(
+        self, branch: Branch, selector: Selector, effects: Effects, price: Price
+    ) -> Iterator[tuple[tuple[int, ...], Option]]:
+        """Of each role the formats on its own hull, with each other's: errors and costs add up."""
+        hulls = []
+        for role in branch.roles:
+            options = self._options(role, effects, price)
+            hulls.append([(position, options[position]) for position in lower_hull(options)])
+        left = self._left_in_float(branch, selector, effects, price)
+        for chosen in itertools.product(*hulls):
+            cost = left + sum(option.cost for _, option in chosen)
+            yield (
+                tuple(position for position, _ in chosen),
+                Option(cost, sum(option.error for _, option in chosen)),
+            )
+
+    def _options(self, role: RoleChoices, effects: Effects, price: Price) -> list[Option]:
+        """Of every format of a role, over all layers of the group that have it."""
+        own = [effects[site.name, id(role)] for site in self.group.sites if role.role in site.roles]
+        errors = np.sum([each.errors for each in own], axis=0)
+        costs = np.sum([price.of(role.role, each) * each.bits for each in own], axis=0)
+        return [Option(float(cost), float(error)) for cost, error in zip(costs, errors, strict=True)]
+
+    def _left_in_float(self, branch: Branch, selector: Selector, effects: Effects, price: Price) -> float:
+        """What the roles cost that other branches give a format and this one does not."""
+        own = {role.role for role in branch.roles}
+        others = {role.role: role for each in selector.branches for role in each.roles}
+        return sum(
+            price.of(name, effects[site.name, id(role)]) * _FLOAT_BITS
+            for name, role in others.items()
+            if name not in own
+            for site in self.group.sites
+            if name in site.roles
+        )
+
+
+def _picks(groups: Sequence[LayerGroup], items: Sequence[_Item], combination: Combination) -> dict[str, Any]:
+    """A choice for every group, by key."""
+    numbers: dict[str, list[int]] = {group.key: [] for group in groups}
+    for item, choice in zip(items, combination.choices, strict=True):
+        numbers[item.group.key].append(item.numbers[choice])
+    return {group.key: group.choices.pick_of(numbers[group.key]) for group in groups}
