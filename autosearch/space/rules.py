@@ -335,10 +335,16 @@ STRIPS = (
         "UpdateBias is implied by BiasCorrection",
     ),
     Strip(
-        finetune("BatchSize", "NumBatches", "FixedSeed", "LogPeriod"),
+        finetune("FixedSeed"),
+        finetune("MaxColumns"),
+        lambda columns: columns is not None,
+        "FixedSeed only with MaxColumns (nothing else is random)",
+    ),
+    Strip(
+        finetune("BatchSize", "NumBatches", "LogPeriod"),
         (),
         lambda: False,
-        "BatchSize, NumBatches, FixedSeed and LogPeriod do not change the result (gradients are exact)",
+        "BatchSize, NumBatches and LogPeriod do not change the result (gradients are exact)",
     ),
 )
 

@@ -141,7 +141,12 @@ def finetune_model(
         twins.float_model.graph, twins.quantized.graph, quantization.placement, config.TargetOpType
     )
     ratio = config.DropRatio
-    wanted = Wanted(ratio > 0, float_gram=0 < ratio < 1 or bool(config.LRAdjust))
+    wanted = Wanted(
+        ratio > 0,
+        float_gram=0 < ratio < 1 or bool(config.LRAdjust),
+        max_columns=config.MaxColumns,
+        seed=config.FixedSeed,
+    )
     model, judges = _Updates(twins, quantization), _Judges(twins, quantization.placement, config)
     losses, left = {}, list(skipped)
     for group in walk(twins, groups_of(layers), wanted):

@@ -144,6 +144,18 @@ def test_data_size(stages: Pipeline) -> None:
     assert error(stages.quantize(config({"OptimAlgorithm": "gptq"}))) < error(few)
 
 
+def test_some_of_the_columns_are_enough(stages: Pipeline) -> None:
+    options: dict[str, Any] = {"OptimAlgorithm": "gptq", "MaxColumns": 1024}
+    every, some, others = (
+        stages.quantize(config({**options, **changes}))
+        for changes in ({"MaxColumns": None}, {}, {"FixedSeed": 7})
+    )
+    codes = [initializers(quantized.model)["c1_quantized"] for quantized in (every, some, others)]
+    assert (codes[0] != codes[1]).any() and (codes[1] != codes[2]).any()
+    assert error(some) < 1.5 * error(every) and error(others) < 1.5 * error(every)
+    assert error(some) < 0.25 * error(stages.quantize(config()))
+
+
 @pytest.mark.parametrize("option", ["SelectiveUpdate", "OutputQDQ"])
 def test_updates_that_do_not_help_behind_are_undone(stages: Pipeline, option: str) -> None:
     options = {"OptimAlgorithm": "gptq", "DataSize": 32, "DropRatio": 0.0}
