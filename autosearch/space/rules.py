@@ -336,9 +336,9 @@ STRIPS = (
     ),
     Strip(
         finetune("FixedSeed"),
-        finetune("MaxColumns"),
-        lambda columns: columns is not None,
-        "FixedSeed only with MaxColumns (nothing else is random)",
+        finetune("MaxColumns", "ReluAware"),
+        lambda columns, relu: columns is not None or relu,
+        "FixedSeed only with MaxColumns or ReluAware (nothing else is random)",
     ),
     Strip(
         finetune("BatchSize", "NumBatches", "LogPeriod"),

@@ -116,3 +116,13 @@ class Columns(Protocol):
     def unfold(self, rows: NDArray[Any], axis: int) -> NDArray[Any]:
         """Replaces axes (taps, rows) of an array by one axis (inputs), in the order of the weights."""
         ...
+
+
+def drawn_columns(columns: Columns, x: NDArray[Any], draw: Draw) -> Array:
+    """Some of one batch's columns, all taps written out: shape (groups, in, count)."""
+    parts = [np.zeros((columns.groups, columns.inputs, 0), np.float32)]
+    for block in columns.drawn(x, draw):
+        starts = [tap * block.dilation for tap in range(block.taps)]
+        taps = np.stack([block.rows(start, start + block.length) for start in starts], axis=1)
+        parts.append(columns.unfold(taps, 1))
+    return np.concatenate(parts, axis=2)

@@ -23,6 +23,7 @@ from quant.finetune.judge import Judge
 from quant.finetune.layer import Algorithm, LayerProblem, LayerResult, finetune_layer
 from quant.finetune.layers import Layer, target_layers
 from quant.finetune.moments import InputMoments
+from quant.finetune.relu_aware import InputSample
 from quant.finetune.walk import Twins, Wanted, groups_of, walk
 from quant.graph.insert import quantized_name
 from quant.graph.placement import Placement
@@ -89,7 +90,7 @@ def solve_layer(
     problem: LayerProblem, algorithm: Algorithm, update_bias: bool, device: Device
 ) -> LayerResult:
     """`finetune_layer` on a device, from and to NumPy arrays."""
-    put, moments, grid = device.put, problem.moments, problem.grid
+    put, moments, grid, sample = device.put, problem.moments, problem.grid, problem.sample
     assert isinstance(grid, UniformGrid)
     gram = put(moments.gram)
     on_device = LayerProblem(
@@ -103,6 +104,9 @@ def solve_layer(
         ),
         UniformGrid(put(grid.scale), put(grid.zero_point), grid.qmin, grid.qmax),
         None if problem.bias is None else put(problem.bias),
+        None
+        if sample is None
+        else InputSample(put(sample.inputs), put(sample.quantized_inputs), sample.high),
     )
     groups, outputs, inputs = problem.weight.shape
     with one_thread(groups * outputs * inputs * inputs):
@@ -146,17 +150,19 @@ def finetune_model(
         float_gram=0 < ratio < 1 or bool(config.LRAdjust),
         max_columns=config.MaxColumns,
         seed=config.FixedSeed,
+        samples=config.ReluAware,
     )
     model, judges = _Updates(twins, quantization), _Judges(twins, quantization.placement, config)
     losses, left = {}, list(skipped)
     for group in walk(twins, groups_of(layers), wanted):
-        for layer, moments in group:
+        for layer, moments, sample in group:
             weight = layer.matrix(quantization.constants)
             problem = LayerProblem(
                 weight,
                 moments.dropped(ratio),
                 quantization.grid(layer),
                 layer.bias_vector(quantization.constants),
+                sample,
             )
             result = solve(problem, algorithm, config.UpdateBias or correct_biases, device)
             losses[layer.name] = (result.loss_before, result.loss_after)
@@ -184,7 +190,7 @@ def correct_biases(twins: Twins, quantization: Quantization) -> Finetuned:
     layers = tuple(layer for layer in layers if layer.bias is not None)
     model = _Updates(twins, quantization)
     for group in walk(twins, groups_of(layers), Wanted(products=False)):
-        for layer, moments in group:
+        for layer, moments, _ in group:
             weight = layer.matrix(quantization.constants)
             nearest, bias = quantization.grid(layer).round(weight), layer.bias_vector(quantization.constants)
             model.update(layer, None, corrected_bias(weight, nearest, bias, moments))

@@ -38,7 +38,7 @@ def _bytes(result: LayerResult) -> int:
     return int(result.weight.nbytes)
 
 
-LAYERS: Stage[LayerResult] = Stage("finetuned layers", 1, 10_000, _encode, _decode, 1 << 28, _bytes)
+LAYERS: Stage[LayerResult] = Stage("finetuned layers", 2, 10_000, _encode, _decode, 1 << 28, _bytes)
 """By everything that decides them, so that configurations whose first layers agree share those."""
 
 
@@ -54,8 +54,11 @@ class CachedSolve:
         moments, grid = problem.moments, problem.grid
         assert isinstance(grid, UniformGrid)
         statistics = (moments.gram, moments.cross, moments.mean, moments.quantized_mean, moments.float_gram)
-        arrays = (problem.weight, problem.bias, grid.scale, grid.zero_point, *statistics)
+        sample = problem.sample
+        columns = () if sample is None else (sample.inputs, sample.quantized_inputs)
+        arrays = (problem.weight, problem.bias, grid.scale, grid.zero_point, *statistics, *columns)
         key = {
+            "cut_at": None if sample is None else repr(sample.high),
             "arrays": _digest(arrays),
             "bounds": (grid.qmin, grid.qmax),
             "algorithm": repr(algorithm),

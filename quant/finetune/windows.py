@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.finetune.block import BLOCK_BYTES, Array, Block, Draw
+from quant.finetune.block import BLOCK_BYTES, Block, Draw
 from quant.finetune.convolution import Axis, Convolution
 
 _POINT = Axis(kernel=1, stride=1, dilation=1, upsampling=1, flipped=False, offset=0, length=1)
@@ -157,8 +157,8 @@ class WindowColumns:
             ]
             inside = np.logical_and.reduce([there for _, there in reads])
             where = (chosen[0, inside], *(index[inside] for index, _ in reads))
-            target: Array = values[:, :, *taps, ...]
-            target[:, :, into, inside] = source[:, :, out_of, *where]
+            tap: Any = (slice(None), slice(None), *taps)
+            values[tap][:, :, into, inside] = source[:, :, out_of, *where]
         rows = values.reshape(self.groups, self.inputs // self.taps, length, -1)
         return Block(rows, folded.kernel, folded.dilation, stop - start)
 
