@@ -3,10 +3,11 @@
     python -m benchmarks.finetune MODEL.onnx ... --data CALIBRATION.npz [--test LABELLED.npz]
         [--quark PYTHON] [--iterations 1000]
 
-Seconds are those of the clock, and in brackets of the processor. L2 is the mean of squared differences of the outputs on the calibration data (and in brackets on the test
-data, which no algorithm saw). With ``--quark``, AMD Quark's own FastFinetune runs with the same model, data
-and iterations in that interpreter (``pip install amd-quark torch`` there), and its model is
-evaluated here; the last column then is its time over ours for the same algorithm.
+Seconds are those of the clock, and in brackets of the processor. L2 is the mean of squared differences
+of the outputs on the calibration data (and in brackets on the test data, which no algorithm saw). With
+``--quark``, AMD Quark's own FastFinetune runs with the same model, data and iterations in that interpreter
+(``pip install amd-quark torch`` there), and its model is evaluated here; the last column then is its time
+over ours for the same algorithm.
 """
 
 from __future__ import annotations
@@ -151,9 +152,8 @@ def measure(model: Path, options: argparse.Namespace) -> None:
             arguments = (model, options.data, options.batch_size, algorithm, options.iterations)
             peers[algorithm], result = quark(options.quark, *arguments)
             title = f"quark {algorithm}, {options.iterations}"
-            print(
-                f"{model.stem:14} {'int8':17} {title:26} {peers[algorithm]:7.2f} s          {scores.line(result)}"
-            )
+            spent = f"{peers[algorithm]:7.2f} s {'':9}"
+            print(f"{model.stem:14} {'int8':17} {title:26} {spent}{scores.line(result)}")
     for setting, weights in SETTINGS.items():
         for title, finetune in ALGORITHMS.items():
             config = QuantConfig(

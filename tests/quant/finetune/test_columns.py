@@ -179,7 +179,7 @@ def test_blocks_are_bounded_and_hold_every_column(given: dict[str, Any], op_type
 
 
 def sorted_rows(columns: Array) -> Array:
-    rows = columns.reshape(-1, columns.shape[2]).T
+    rows = columns.reshape(columns.shape[0] * columns.shape[1], columns.shape[2]).T
     return np.asarray(rows[np.lexsort(rows.T)])
 
 
