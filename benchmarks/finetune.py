@@ -3,10 +3,11 @@
     python -m benchmarks.finetune MODEL.onnx ... --data CALIBRATION.npz [--test LABELLED.npz]
         [--quark PYTHON] [--iterations 1000]
 
-L2 is the mean of squared differences of the outputs on the calibration data (and in brackets on the test
-data, which no algorithm saw). With ``--quark``, AMD Quark's own FastFinetune runs with the same model, data
-and iterations in that interpreter (``pip install amd-quark torch`` there), and its model is
-evaluated here; the last column then is its time over ours for the same algorithm.
+Seconds are those of the clock, and in brackets of the processor. L2 is the mean of squared differences
+of the outputs on the calibration data (and in brackets on the test data, which no algorithm saw). With
+``--quark``, AMD Quark's own FastFinetune runs with the same model, data and iterations in that interpreter
+(``pip install amd-quark torch`` there), and its model is evaluated here; the last column then is its time
+over ours for the same algorithm.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ ALGORITHMS: dict[str, dict[str, Any] | None] = {
     "adaround, 1000 iterations": {"OptimAlgorithm": "adaround", "NumIterations": 1000},
     "adaquant": {"OptimAlgorithm": "adaquant"},
     "gptq": {"OptimAlgorithm": "gptq"},
+    "gptq, all columns": {"OptimAlgorithm": "gptq", "MaxColumns": None},
+    "gptq, ReluAware": {"OptimAlgorithm": "gptq", "ReluAware": True},
     "gptq, biases too": {"OptimAlgorithm": "gptq", "UpdateBias": True},
 }
 
@@ -149,7 +152,8 @@ def measure(model: Path, options: argparse.Namespace) -> None:
             arguments = (model, options.data, options.batch_size, algorithm, options.iterations)
             peers[algorithm], result = quark(options.quark, *arguments)
             title = f"quark {algorithm}, {options.iterations}"
-            print(f"{model.stem:14} {'int8':17} {title:26} {peers[algorithm]:7.2f} s  {scores.line(result)}")
+            spent = f"{peers[algorithm]:7.2f} s {'':9}"
+            print(f"{model.stem:14} {'int8':17} {title:26} {spent}{scores.line(result)}")
     for setting, weights in SETTINGS.items():
         for title, finetune in ALGORITHMS.items():
             config = QuantConfig(
@@ -159,13 +163,14 @@ def measure(model: Path, options: argparse.Namespace) -> None:
                 **weights,
             )
             pipeline = Pipeline(floating, data)  # nothing is shared: the time of one call
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             quantized = pipeline.quantize(config)
-            seconds = time.perf_counter() - start
+            seconds, used = time.perf_counter() - start, time.process_time() - used
             own = peers.get((finetune or {}).get("OptimAlgorithm", ""))
             faster = f"  {own / seconds:5.1f} x" if own and setting == "int8" else ""
             result = quantized.standalone().SerializeToString()
-            print(f"{model.stem:14} {setting:17} {title:26} {seconds:7.2f} s  {scores.line(result)}{faster}")
+            spent = f"{seconds:7.2f} s ({used:5.2f})"
+            print(f"{model.stem:14} {setting:17} {title:26} {spent}  {scores.line(result)}{faster}")
 
 
 def main() -> None:

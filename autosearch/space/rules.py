@@ -379,10 +379,16 @@ STRIPS = (
         "UpdateBias is implied by BiasCorrection",
     ),
     Strip(
-        finetune("BatchSize", "NumBatches", "FixedSeed", "LogPeriod"),
+        finetune("FixedSeed"),
+        finetune("MaxColumns", "ReluAware"),
+        lambda columns, relu: columns is not None or relu,
+        "FixedSeed only with MaxColumns or ReluAware (nothing else is random)",
+    ),
+    Strip(
+        finetune("BatchSize", "NumBatches", "LogPeriod"),
         (),
         lambda: False,
-        "BatchSize, NumBatches, FixedSeed and LogPeriod do not change the result (gradients are exact)",
+        "BatchSize, NumBatches and LogPeriod do not change the result (gradients are exact)",
     ),
 )
 

@@ -14,12 +14,19 @@ class FastFinetuneConfig(Level):
 
     They take effect with `QuantConfig.include_fast_ft` alone. Layers are finetuned one after another
     on second-order statistics of all samples at once (see `quant.finetune`), so that gradients are
-    exact: nothing is drawn at random, and there are no batches.
+    exact, and there are no batches.
+
+    Defaults are measured on a small MobileNet and a ResNet of 32 x 32 images, 256 samples, 8-bit and
+    4-bit weights: 100 iterations of adaround end as near to the float model as 300 (within the few
+    percent by which results vary with the seed), and so do 8192 columns as all.
 
     Attributes:
         DataSize: Number of samples; None = all.
-        NumIterations: At most, of adaround and adaquant; more than 300 changed results by a few percent,
-            in either direction, on the models measured.
+        MaxColumns: About how many of a layer's columns (one for each sample and output position) enter
+            its statistics; at least four for each of its inputs, and all where that saves less than a
+            third; None = always all.
+        NumIterations: At most, of adaround and adaquant; the latter's error on the ResNet with 4-bit
+            weights was a tenth to a fifth lower with 300 (and all columns).
         LearningRate: Of Adam: in logits for adaround, in quantization steps for adaquant.
         NumIterLR: A pair that stands for the two.
         OptimAlgorithm: ``adaround`` (Nagel et al., 2020), ``adaquant`` (Hubara et al., 2020) or
@@ -35,20 +42,27 @@ class FastFinetuneConfig(Level):
             run of the model for each layer.
         UpdateBias: Correct biases along with the weights, in closed form.
         OutputQDQ: Keep a layer's update only if the error behind the quantization of its output falls.
+        ReluAware: Refine layers behind which there is a Relu or a Clip from 0, by coordinate descent on the
+            error behind it, on a sample of about 6000 columns. With gptq on the MobileNet, mean of three
+            seeds: squared error of the outputs with 4-bit weights 8 % lower on the calibration data and
+            5 % on test data; with 8-bit weights 8 % lower and 3 % higher, which is why it is off; for
+            two to four times the processor time. With `UpdateBias` (one seed): 5 % and 5 %, 0 % and 3 %.
         DropRatio: Share of quantized inputs that a layer sees, the rest being the float model's: 1 = it
             makes up for the errors before it; 0 = statistics that all configurations share.
         RegParam, BetaRange, WarmStart: Of adaround's regulariser.
         LogPeriod: Iterations between two lines in the log, at level DEBUG.
         Damping: Of GPTQ and of the optimum that the others start from, as a share of mean(diag G).
         ActOrder: GPTQ takes the inputs with the greatest energy first.
-        FixedSeed, BatchSize, NumBatches: No effect: there is nothing random, and no batches.
+        FixedSeed: Of the choice among columns (`MaxColumns`), the only thing that is random.
+        BatchSize, NumBatches: No effect: there are no batches.
     """
 
     DataSize: int | None = Field(default=None, gt=0)
+    MaxColumns: int | None = Field(default=8192, ge=1024)
     FixedSeed: int = Field(default=42, ge=0)
     BatchSize: int = Field(default=1, gt=0)
     NumBatches: int = Field(default=1, gt=0)
-    NumIterations: int = Field(default=300, gt=0)
+    NumIterations: int = Field(default=100, gt=0)
     LearningRate: float = Field(default=0.1, gt=0)
     NumIterLR: tuple[Annotated[int, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
     OptimAlgorithm: Literal["adaround", "adaquant", "gptq"] = "adaround"
@@ -60,6 +74,7 @@ class FastFinetuneConfig(Level):
     SelectiveUpdate: bool = False
     UpdateBias: bool = False
     OutputQDQ: bool = False
+    ReluAware: bool = False
     DropRatio: float = Field(default=1.0, ge=0, le=1)
     RegParam: float = Field(default=0.01, ge=0)
     BetaRange: tuple[float, float] = (20.0, 2.0)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import QuantizationError
-from quant.finetune.block import BLOCK_BYTES, Block, Columns
+from quant.finetune.block import BLOCK_BYTES, Block, Columns, Draw
 from quant.finetune.moments import InputMoments
 
 Array = NDArray[np.float32]
@@ -26,7 +27,8 @@ class MomentsAccumulator:
     in float64; the first two, or all three, are the same array if X̂ = X throughout.
 
     Products of float32 within a block of columns, sums over blocks in float64. Memory: one to three
-    sums of shape (groups, in, in) and two blocks, whatever the size of the feature maps.
+    sums of shape (groups, in, in) and two blocks, whatever the size of the feature maps. Where there are
+    many more columns than are needed to know the moments, some of them, drawn by a seed, stand for all.
 
     Attributes:
         columns: The layer.
@@ -40,6 +42,8 @@ class MomentsAccumulator:
         *,
         float_gram: bool = False,
         products: bool = True,
+        share: float = 1.0,
+        seed: int = 0,
         max_bytes: int = BLOCK_BYTES,
     ) -> None:
         """Starts from nothing.
@@ -48,10 +52,14 @@ class MomentsAccumulator:
             columns: The layer.
             float_gram: Also add up H, for the value of the error and not only its minimum.
             products: Whether to add up more than the means; G and C are zero without.
+            share: Of the columns that are added, about.
+            seed: Which ones.
             max_bytes: Of a block.
         """
         self.columns = columns
         self.max_bytes = max_bytes
+        self.share = share
+        self.seed = seed
         self._wants_float_gram = float_gram
         self._multiply = _add_products if products else _add_nothing
         self._rows = (columns.groups, columns.taps, columns.inputs // columns.taps)
@@ -61,26 +69,27 @@ class MomentsAccumulator:
         self._means = np.zeros((2, *self._rows))
         self.count = 0
 
-    def add(self, x: NDArray[Any], x_quantized: NDArray[Any]) -> None:
+    def add(self, x: NDArray[Any], x_quantized: NDArray[Any], batch: int = 0) -> None:
         """Adds one batch of the layer's input in both models.
 
         Args:
             x: From the float model, as the node takes it.
             x_quantized: From the quantized one, of the same shape; the same object where X̂ = X, for
                 which one product is made instead of two.
+            batch: Number of the batch, which decides on the columns where they are a share.
         """
         if x_quantized is x and self._cross is None:
-            self._means += self.columns.sums(x)
-            for block in self.columns.blocks(x, self.max_bytes):
+            for block, means in self._blocks(x, batch):
                 self.count += block.count
+                self._means += means
                 self._multiply(self._gram, block, block)
             return
         self._part()
         assert x.shape == x_quantized.shape and self._cross is not None
-        self._means += np.stack([self.columns.sums(x), self.columns.sums(x_quantized)])
-        blocks = (self.columns.blocks(values, self.max_bytes) for values in (x, x_quantized))
-        for block, quantized in zip(*blocks, strict=True):
+        blocks = (self._blocks(values, batch) for values in (x, x_quantized))
+        for (block, means), (quantized, quantized_means) in zip(*blocks, strict=True):
             self.count += block.count
+            self._means += np.stack([means, quantized_means])
             self._multiply(self._gram, quantized, quantized)
             self._multiply(self._cross, block, quantized)
             if self._float_gram is not None:
@@ -116,6 +125,17 @@ class MomentsAccumulator:
             float_gram = self._matrix(_mirrored(self._float_gram))
         mean, quantized_mean = (self.columns.unfold(sums, 1) / self.count for sums in self._means)
         return InputMoments(gram, cross, mean, quantized_mean, float_gram)
+
+    def _blocks(self, x: NDArray[Any], batch: int) -> Iterator[tuple[Block, Matrix]]:
+        """Of one batch, each with the sums of its columns; those of all columns come with the first."""
+        if self.share < 1:
+            for block in self.columns.drawn(x, Draw(self.share, (self.seed, batch))):
+                yield block, block.sums()
+            return
+        sums = self.columns.sums(x)
+        for block in self.columns.blocks(x, self.max_bytes):
+            yield block, sums
+            sums = np.zeros_like(sums)
 
     def _zeros(self) -> Matrix:
         return np.zeros((*self._rows, *self._rows[1:]))

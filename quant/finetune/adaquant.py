@@ -41,7 +41,7 @@ class AdaQuant:
         progress: Whom to tell of the loss, and how often.
     """
 
-    num_iterations: int = 300
+    num_iterations: int = 100
     learning_rate: float = 0.005
     early_stop: bool = False
     lr_adjust: tuple[float, float] | None = None

@@ -49,7 +49,7 @@ class AdaRound:
         progress: Whom to tell of the loss, and how often.
     """
 
-    num_iterations: int = 300
+    num_iterations: int = 100
     learning_rate: float = 0.1
     reg_param: float = 0.01
     beta_range: tuple[float, float] = (20.0, 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +45,31 @@ class Block:
         stretch = self.values[:, :, start:stop]
         return stretch.reshape(*stretch.shape[:2], -1)
 
+    def sums(self) -> NDArray[np.float64]:
+        """Of its columns, shape (groups, taps, rows)."""
+        lines = self.values.sum(axis=-1, dtype=np.float64)
+        starts = [tap * self.dilation for tap in range(self.taps)]
+        return np.stack([lines[..., start : start + self.length].sum(axis=-1) for start in starts], axis=1)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which columns of a batch are taken, where not all are: the same for all inputs of one shape.
+
+    Attributes:
+        share: Of the columns, about; above 0, at most 1.
+        seed: Any number of integers; batches of one size need different ones.
+    """
+
+    share: float
+    seed: tuple[int, ...]
+
+    def of(self, count: int) -> NDArray[np.int64]:
+        """Some of `count` things without repetition, each with the same chance, in ascending order."""
+        generator = np.random.default_rng(self.seed)
+        wanted = math.floor(self.share * count + generator.random())  # on average the share, however few
+        return np.sort(generator.choice(count, min(wanted, count), replace=False, shuffle=False))
+
 
 class Columns(Protocol):
     """How one layer's input becomes columns.
@@ -70,6 +96,19 @@ class Columns(Protocol):
         """
         ...
 
+    def drawn(self, x: NDArray[Any], draw: Draw) -> Iterator[Block]:
+        """Some of one batch's columns, in stretches of neighbours where these share work.
+
+        Args:
+            x: The layer's input, as the node takes it.
+            draw: Which ones.
+        """
+        ...
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        """Number of columns of an input of this shape."""
+        ...
+
     def sums(self, x: NDArray[Any]) -> NDArray[np.float64]:
         """Sum of one batch's columns, shape (groups, taps, rows)."""
         ...
@@ -77,3 +116,13 @@ class Columns(Protocol):
     def unfold(self, rows: NDArray[Any], axis: int) -> NDArray[Any]:
         """Replaces axes (taps, rows) of an array by one axis (inputs), in the order of the weights."""
         ...
+
+
+def drawn_columns(columns: Columns, x: NDArray[Any], draw: Draw) -> Array:
+    """Some of one batch's columns, all taps written out: shape (groups, in, count)."""
+    parts = [np.zeros((columns.groups, columns.inputs, 0), np.float32)]
+    for block in columns.drawn(x, draw):
+        starts = [tap * block.dilation for tap in range(block.taps)]
+        taps = np.stack([block.rows(start, start + block.length) for start in starts], axis=1)
+        parts.append(columns.unfold(taps, 1))
+    return np.concatenate(parts, axis=2)

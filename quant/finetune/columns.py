@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quant.errors import QuantizationError
-from quant.finetune.block import Array, Block, Columns
+from quant.finetune.block import Array, Block, Columns, Draw
 from quant.finetune.convolution import Convolution
 from quant.finetune.windows import WindowColumns
 
@@ -87,6 +88,14 @@ class MatrixColumns:
         if self.factor != 1:
             rows = rows * np.float32(self.factor)
         yield Block(rows.T[None, :, None, :], 1, 1, 1)
+
+    def drawn(self, x: NDArray[Any], draw: Draw) -> Iterator[Block]:
+        rows = self._rows(x)
+        rows = rows[draw.of(len(rows))] * np.float32(self.factor)
+        yield Block(rows.T[None, :, None, :], 1, 1, 1)
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        return prod(shape) // self.inputs
 
     def sums(self, x: NDArray[Any]) -> NDArray[np.float64]:
         total: NDArray[np.float64] = self._rows(x).sum(axis=0, dtype=np.float64)

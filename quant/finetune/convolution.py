@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,14 @@ class Axis:
         """
         shift = self.offset - (self.reach if self.flipped else 0)
         return self._inside(shift, start, stop + self.reach, size)
+
+    def reads(
+        self, tap: int, positions: NDArray[np.int64], size: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """What a tap reads of the input at some positions, and where that is inside; the rest is zero."""
+        shift = (-tap if self.flipped else tap) * self.dilation + self.offset
+        index, between = np.divmod(self.stride * positions + shift, self.upsampling)
+        return index, (index >= 0) & (index < size) & (between == 0)
 
     def _inside(self, shift: int, start: int, stop: int, size: int) -> tuple[slice, slice]:
         step, stride = self.upsampling, self.stride  # one of them is 1

@@ -23,6 +23,7 @@ from quant.finetune.layer import Algorithm, LayerProblem, LayerResult, finetune_
 from quant.finetune.layers import Layer
 from quant.finetune.moments import InputMoments
 from quant.finetune.numbers import Numbers
+from quant.finetune.relu_aware import InputSample
 from quant.finetune.walk import Twins, Wanted, groups_of, walk
 from quant.transforms.skip import Skip
 
@@ -59,7 +60,7 @@ def solve_layer(
     problem: LayerProblem, algorithm: Algorithm, update_bias: bool, device: Device
 ) -> LayerResult:
     """`finetune_layer` on a device, from and to NumPy arrays."""
-    put, moments = device.put, problem.moments
+    put, moments, sample = device.put, problem.moments, problem.sample
     gram = put(moments.gram)
     on_device = LayerProblem(
         put(problem.weight),
@@ -72,6 +73,9 @@ def solve_layer(
         ),
         moved(problem.grid, put),
         None if problem.bias is None else put(problem.bias),
+        None
+        if sample is None
+        else InputSample(put(sample.inputs), put(sample.quantized_inputs), sample.high),
     )
     groups, outputs, inputs = problem.weight.shape
     with one_thread(groups * outputs * inputs * inputs):
@@ -108,17 +112,24 @@ def finetune_model(
     algorithm = algorithm_for(config, partial(_log.debug, "iteration %d: loss %g"))
     layers, skipped = quantization.layers(twins.float_model.graph, twins.quantized.graph, config.TargetOpType)
     ratio = config.DropRatio
-    wanted = Wanted(ratio > 0, float_gram=0 < ratio < 1 or bool(config.LRAdjust))
+    wanted = Wanted(
+        ratio > 0,
+        float_gram=0 < ratio < 1 or bool(config.LRAdjust),
+        max_columns=config.MaxColumns,
+        seed=config.FixedSeed,
+        samples=config.ReluAware,
+    )
     model, judges = _Updates(twins, quantization), _Judges(twins, quantization, config)
     losses, left = {}, list(skipped)
     for group in walk(twins, groups_of(layers), wanted):
-        for layer, moments in group:
+        for layer, moments, sample in group:
             weight = layer.matrix(quantization.constants)
             problem = LayerProblem(
                 weight,
                 moments.dropped(ratio),
                 quantization.grid(layer),
                 layer.bias_vector(quantization.constants),
+                sample,
             )
             result = solve(problem, algorithm, config.UpdateBias or correct_biases, device)
             losses[layer.name] = (result.loss_before, result.loss_after)
@@ -144,7 +155,7 @@ def correct_biases(twins: Twins, quantization: Numbers) -> Finetuned:
     layers = tuple(layer for layer in layers if layer.bias is not None)
     model = _Updates(twins, quantization)
     for group in walk(twins, groups_of(layers), Wanted(products=False)):
-        for layer, moments in group:
+        for layer, moments, _ in group:
             weight = layer.matrix(quantization.constants)
             nearest, bias = quantization.grid(layer).round(weight), layer.bias_vector(quantization.constants)
             model.update(layer, None, corrected_bias(weight, nearest, bias, moments))

@@ -13,6 +13,7 @@ from quant.finetune.coordinate_descent import coordinate_descent
 from quant.finetune.grid import Array, RoundingGrid
 from quant.finetune.moments import InputMoments
 from quant.finetune.quadratic import Quadratic
+from quant.finetune.relu_aware import InputSample, refine_behind_activation
 
 
 class Algorithm(Protocol):
@@ -31,6 +32,7 @@ class LayerProblem:
         moments: Of its inputs.
         grid: The values that W may take, each weight's own.
         bias: b, shape (groups, out), or None where the layer has none.
+        sample: Of its inputs, if its weight is to be refined by the error behind its Relu or Clip.
 
     Raises:
         ValueError: If shapes do not agree.
@@ -41,6 +43,7 @@ class LayerProblem:
     moments: InputMoments
     grid: RoundingGrid
     bias: Array | None = None
+    sample: InputSample | None = None
 
     def __post_init__(self) -> None:
         if self.weight.ndim != 3:
@@ -101,7 +104,8 @@ def finetune_layer(
     of them needs to know of the bias. A layer without a bias is treated as with a fixed one.
 
     The outputs' losses are independent, so each one takes the better of its finetuned and its nearest
-    rounding, judged in the dtype of the moments.
+    rounding, judged in the dtype of the moments. Of what `refine_behind_activation` makes of that with a
+    sample, it takes what has a smaller error behind the activation function too.
 
     Args:
         problem: The layer.
@@ -123,7 +127,14 @@ def finetune_layer(
     before, after = (exact.losses(xp.astype(q, exact.weight.dtype)) for q in (nearest, finetuned))
     better = after < before
     quantized = xp.where(better[:, :, None], finetuned, nearest)
-    loss_after = float(xp.sum(xp.where(better, after, before)))
+    if problem.sample is not None:
+        refined = _refined(problem, problem.sample, quantized, update_bias)
+        quantized = xp.where(
+            (exact.losses(xp.astype(refined, exact.weight.dtype)) < before)[:, :, None], refined, quantized
+        )
+    after = exact.losses(xp.astype(quantized, exact.weight.dtype))
+    better = after < before
+    loss_after = float(xp.sum(after))
     loss_before = float(xp.sum(before))
     if update_bias:
         plain = Quadratic.of(weight, problem.moments)
@@ -131,6 +142,24 @@ def finetune_layer(
         bias = corrected_bias(weight, quantized, bias, problem.moments)
     kept = int(xp.sum(xp.astype(~better, xp.int64)))
     return LayerResult(quantized, bias, loss_before, loss_after, iterations, kept)
+
+
+def _refined(problem: LayerProblem, sample: InputSample, start: Array, update_bias: bool) -> Array:
+    """`start`, or for outputs where it has a smaller error behind the activation function, another weight."""
+    xp = array_namespace(start)
+    weight, zero = problem.weight, xp.zeros_like(problem.weight[:, :, 0])
+    bias = zero if problem.bias is None else problem.bias
+
+    def bias_for(quantized: Array) -> Array:
+        return corrected_bias(weight, quantized, bias, problem.moments) if update_bias else bias
+
+    wanted = weight @ sample.inputs + bias[:, :, None]
+    refined = refine_behind_activation(sample, wanted, start, bias_for(start), problem.grid)
+    before, after = (
+        sample.losses(wanted, quantized @ sample.quantized_inputs + bias_for(quantized)[:, :, None])
+        for quantized in (start, refined)
+    )
+    return xp.where((after < before)[:, :, None], refined, start)
 
 
 def _check(name: str, array: Array, shape: tuple[int, ...]) -> None:

@@ -34,6 +34,8 @@ class Layer:
         quantized_input: The same in the quantized graph, behind DequantizeLinear.
         bias: Float initializer with one value for each output, read by this node alone, or None.
         multiplier: What the operator multiplies the bias by (Gemm's beta).
+        cut_at: Where a Relu (infinity) or Clip from 0, the only reader of its output, cuts off above;
+            None = there is none such.
     """
 
     node: ir.Node
@@ -43,6 +45,7 @@ class Layer:
     quantized_input: str
     bias: str | None
     multiplier: float
+    cut_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -142,7 +145,28 @@ def _layer(node: ir.Node, quantized: ir.Node, placement: Placement) -> Layer | N
     assert other is not None and other.name is not None
     columns = layer_columns(node)
     bias, multiplier = _bias(node, weight.const_value)
-    return Layer(node, columns, site, data.name, other.name, bias, multiplier)
+    cut_at = (
+        cut_off_at(node) if bias is not None or len(node.inputs) < 3 else None
+    )  # or its outputs are unknown
+    return Layer(node, columns, site, data.name, other.name, bias, multiplier, cut_at)
+
+
+def cut_off_at(node: ir.Node) -> float | None:
+    """Where the Relu or Clip from 0 that alone reads a node's output cuts it off; None without one."""
+    output = node.outputs[0]
+    readers = output.consumers()
+    if len(readers) != 1 or output.is_graph_output():
+        return None
+    if readers[0].op_type == "Relu":
+        return np.inf
+    if readers[0].op_type != "Clip":
+        return None
+    low, high = (*readers[0].inputs[1:], None, None)[:2]
+    if low is None or low.const_value is None or low.const_value.numpy() != 0:
+        return None
+    if high is None:
+        return np.inf
+    return None if high.const_value is None else float(high.const_value.numpy())
 
 
 def _bias(node: ir.Node, weight: ir.TensorProtocol | None) -> tuple[str | None, float]:

@@ -53,8 +53,11 @@ class CachedSolve:
     ) -> LayerResult:
         moments = problem.moments
         statistics = (moments.gram, moments.cross, moments.mean, moments.quantized_mean, moments.float_gram)
-        arrays = (problem.weight, problem.bias, *statistics)
+        sample = problem.sample
+        columns = () if sample is None else (sample.inputs, sample.quantized_inputs)
+        arrays = (problem.weight, problem.bias, *statistics, *columns)
         key = {
+            "cut_at": None if sample is None else repr(sample.high),
             "arrays": _digest(arrays),
             "grid": digest_of(problem.grid),
             "algorithm": repr(algorithm),

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.finetune.block import BLOCK_BYTES, Block
+from quant.finetune.block import BLOCK_BYTES, Block, Draw
 from quant.finetune.convolution import Axis, Convolution
 
 _POINT = Axis(kernel=1, stride=1, dilation=1, upsampling=1, flipped=False, offset=0, length=1)
 """Appended to the spatial axes, it is the folded one where none of them can be."""
+
+_STRETCH = 32
+"""Most neighbours along the folded axis that are drawn together."""
 
 Box = tuple[tuple[int, int], ...]
 """Ranges of samples and of the output positions along each axis."""
@@ -58,14 +61,25 @@ class WindowColumns:
             for box in self._boxes(axes, whole, max(max_bytes, 4 * self.groups * self.inputs**2)):
                 yield self._block(x, axes, box)
 
+    def drawn(self, x: NDArray[Any], draw: Draw) -> Iterator[Block]:
+        axes = (*self.convolution.axes(x.shape[2:]), _POINT)
+        x = x.reshape(x.shape[0], self.groups, self.convolution.channels, *x.shape[2:], 1)
+        folded, others = axes[self.folded], self._others(axes)
+        lengths = (-(-folded.length // _STRETCH), x.shape[0], *(axis.length for axis in others))
+        chosen = np.stack(np.unravel_index(draw.of(prod(lengths)), lengths))
+        for stretch in np.unique(chosen[0]):
+            start = int(stretch) * _STRETCH
+            span = (start, min(start + _STRETCH, folded.length))
+            yield self._gathered(x, axes, span, chosen[1:, chosen[0] == stretch])
+
+    def count(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * prod(axis.length for axis in self.convolution.axes(shape[2:]))
+
     def sums(self, x: NDArray[Any]) -> NDArray[np.float64]:
         total = np.zeros((self.groups, self.taps, self.inputs // self.taps))
         pooled = x.sum(axis=0, keepdims=True, dtype=np.float32)  # the windows of all samples are the same
         for block in self.blocks(pooled, BLOCK_BYTES):
-            lines = block.values.sum(axis=-1, dtype=np.float64)
-            for tap in range(self.taps):
-                start = tap * block.dilation
-                total[:, tap] += lines[..., start : start + block.length].sum(axis=-1)
+            total += block.sums()
         return total
 
     def unfold(self, rows: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -108,7 +122,7 @@ class WindowColumns:
         source = np.moveaxis(x[first:last], (1, 2, 3 + self.folded), (0, 1, 2))
         folded, (start, stop) = axes[self.folded], ranges.pop(self.folded)
         into, out_of = folded.line(start, stop, source.shape[2])
-        others = [axis for axis in axes if axis is not folded]
+        others = self._others(axes)
         for taps in product(*(range(axis.kernel) for axis in others)):
             pairs = [
                 axis.overlap(tap, *span, size)
@@ -118,3 +132,36 @@ class WindowColumns:
             values[:, :, *taps, into, :, *targets] = source[:, :, out_of, :, *sources]
         rows = values.reshape(self.groups, self.inputs // self.taps, stop - start + folded.reach, -1)
         return Block(rows, folded.kernel, folded.dilation, stop - start)
+
+    def _gathered(
+        self, x: NDArray[Any], axes: tuple[Axis, ...], span: tuple[int, int], chosen: NDArray[np.int64]
+    ) -> Block:
+        """A stretch of the folded axis at some samples and positions of the other axes.
+
+        Args:
+            x: Shape (samples, groups, channels, *spatial, 1).
+            axes: One for each of the last axes of x.
+            span: Start and stop of the stretch.
+            chosen: Shape (1 + other axes, count): samples, and positions along the other axes.
+        """
+        folded, others, (start, stop) = axes[self.folded], self._others(axes), span
+        source = np.moveaxis(x, (1, 2, 3 + self.folded), (0, 1, 2))
+        into, out_of = folded.line(start, stop, source.shape[2])
+        kernel = tuple(axis.kernel for axis in others)
+        length = stop - start + folded.reach
+        values = np.zeros((*source.shape[:2], *kernel, length, chosen.shape[1]), np.float32)
+        for taps in product(*(range(size) for size in kernel)):
+            reads = [
+                axis.reads(tap, positions, size)
+                for axis, tap, positions, size in zip(others, taps, chosen[1:], source.shape[4:], strict=True)
+            ]
+            inside = np.logical_and.reduce([there for _, there in reads])
+            where = (chosen[0, inside], *(index[inside] for index, _ in reads))
+            tap: Any = (slice(None), slice(None), *taps)
+            values[tap][:, :, into, inside] = source[:, :, out_of, *where]
+        rows = values.reshape(self.groups, self.inputs // self.taps, length, -1)
+        return Block(rows, folded.kernel, folded.dilation, stop - start)
+
+    def _others(self, axes: tuple[Axis, ...]) -> list[Axis]:
+        """All axes but the folded one."""
+        return [axis for index, axis in enumerate(axes) if index != self.folded]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from quant.finetune.block import Columns
+from quant.finetune.block import Columns, Draw
 from quant.finetune.columns import layer_columns
 from quant.finetune.weights import weight_matrix
 from tests.quant.graphs import Array, build, floats, node, run
@@ -46,10 +46,10 @@ class Layer:
         return floats(self.x.shape[0] if size is None else size, *self.x.shape[1:], seed=seed)
 
 
-def columns_of(columns: Columns, x: Array, max_bytes: int = 1 << 40) -> Array:
+def columns_of(columns: Columns, x: Array, max_bytes: int = 1 << 40, draw: Draw | None = None) -> Array:
     """X, shape (groups, in, N), with all taps written out; N runs as the blocks' positions do."""
     parts = []
-    for block in columns.blocks(x, max_bytes):
+    for block in columns.blocks(x, max_bytes) if draw is None else columns.drawn(x, draw):
         starts = [tap * block.dilation for tap in range(block.taps)]
         taps = np.stack([block.rows(start, start + block.length) for start in starts], axis=1)
         parts.append(columns.unfold(taps, 1))

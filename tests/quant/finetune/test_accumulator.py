@@ -8,6 +8,7 @@ from onnx import numpy_helper
 
 from quant import QuantizationError
 from quant.finetune.accumulator import MomentsAccumulator
+from quant.finetune.block import Draw
 from quant.finetune.moments import InputMoments
 from quant.finetune.weights import from_matrix
 from tests.quant.finetune.layers import Layer, columns_of
@@ -122,6 +123,29 @@ def test_merged_accumulators_are_as_one(layer: Layer, same: tuple[int, ...]) -> 
     whole = accumulate(layer, batches, float_gram=True).result()
     assert_same(first.merge(rest).result(), whole)
     assert_same(rest.merge(first).result(), whole)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["two inputs", "one input"])
+def test_a_share_of_the_columns_gives_their_moments(layer: Layer, same: bool) -> None:
+    batches = [(x, x if same else q) for x, q in pairs(layer, (6, 6, 6))]
+    accumulator = MomentsAccumulator(layer.columns, float_gram=True, share=0.6, seed=3)
+    for batch, (x, x_quantized) in enumerate(batches):
+        accumulator.add(x, x_quantized, batch)
+    draws = [Draw(0.6, (3, batch)) for batch in range(len(batches))]
+    x, q = (
+        np.concatenate(
+            [
+                columns_of(layer.columns, pair[side], draw=draw)
+                for pair, draw in zip(batches, draws, strict=True)
+            ],
+            axis=2,
+        ).astype(np.float64)
+        for side in (0, 1)
+    )
+    n = x.shape[2]
+    assert 0 < n == accumulator.count < 18 * layer.columns.count((1, *layer.x.shape[1:]))
+    wanted = InputMoments(q @ q.mT / n, x @ q.mT / n, x.mean(axis=2), q.mean(axis=2), x @ x.mT / n)
+    assert_same(accumulator.result(), wanted)
 
 
 def test_empty_batches_count_for_nothing(layer: Layer) -> None:

@@ -55,7 +55,8 @@ def test_near_the_best_of_all_roundings() -> None:
         a = layer(seed, outputs=2, inputs=9, noise=0.0)
         grid = grid_for(a.weight, bits=3)
         weight = a.weight.astype(np.float32)
-        quantized, _ = AdaRound().solve(Quadratic.of(weight, a.moments()).astype(np.float32), grid)
+        quadratic = Quadratic.of(weight, a.moments()).astype(np.float32)
+        quantized, _ = AdaRound(num_iterations=300).solve(quadratic, grid)
         lower, upper, nearest = grid.lower(weight), grid.upper(weight), grid.round(weight)
         for output in range(2):
             every = roundings(lower[0, output], upper[0, output])

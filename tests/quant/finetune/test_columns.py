@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from quant import QuantizationError
+from quant.finetune.block import Draw
 from quant.finetune.columns import layer_columns
 from quant.finetune.weights import from_matrix
 from quant.finetune.windows import WindowColumns
@@ -175,3 +176,39 @@ def test_blocks_are_bounded_and_hold_every_column(given: dict[str, Any], op_type
     bound = max(limit, 4 * columns.groups * columns.inputs**2)
     for block in columns.blocks(x, limit):
         assert block.values.nbytes <= bound or block.values.shape[-1] * block.length == 1
+
+
+def sorted_rows(columns: Array) -> Array:
+    rows = columns.reshape(columns.shape[0] * columns.shape[1], columns.shape[2]).T
+    return np.asarray(rows[np.lexsort(rows.T)])
+
+
+@given(convolutions(), st.sampled_from(["Conv", "ConvTranspose"]), st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_drawn_columns_are_some_of_all(given: dict[str, Any], op_type: str, seed: int) -> None:
+    assume(op_type == "Conv" or not any(given["pads"]))
+    columns = convolution(given, op_type).columns
+    x = floats(3, given["groups"] * given["channels"], *(size + 4 for size in given["sizes"]), seed=3)
+    whole = columns_of(columns, x)
+    assert columns.count(x.shape) == whole.shape[2]
+    everything = columns_of(columns, x, draw=Draw(1.0, (seed,)))
+    np.testing.assert_array_equal(sorted_rows(everything), sorted_rows(whole))
+    some = columns_of(columns, x, draw=Draw(0.3, (seed,)))
+    np.testing.assert_array_equal(columns_of(columns, 2 * x, draw=Draw(0.3, (seed,))), 2 * some)
+    rows = {tuple(row) for row in sorted_rows(whole)}
+    assert {tuple(row) for row in sorted_rows(some)} <= rows
+
+
+@pytest.mark.parametrize(
+    ("op_type", "x", "w"),
+    [("Conv", (8, 3, 30, 40), (4, 3, 3, 3)), ("Conv", (8, 6, 20), (4, 6, 1)), ("MatMul", (8, 9, 5), (5, 4))],
+    ids=["lines", "points", "rows"],
+)
+def test_every_column_is_drawn_equally_often(op_type: str, x: tuple[int, ...], w: tuple[int, ...]) -> None:
+    layer = Layer(op_type, x, w)
+    values = np.ones(x, np.float32) * np.arange(x[0]).reshape(-1, *[1] * (len(x) - 1))
+    drawn = [columns_of(layer.columns, values, draw=Draw(0.1, (7, batch))) for batch in range(200)]
+    counts = np.array([part.shape[2] for part in drawn])
+    assert abs(counts.mean() / layer.columns.count(x) - 0.1) < 0.01
+    samples = np.bincount(np.concatenate([part.max(axis=(0, 1)) for part in drawn]).astype(int), minlength=8)
+    np.testing.assert_allclose(samples / samples.sum(), 1 / 8, atol=0.03)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from quant import ConfigError, Pipeline, QuantConfig, QuantizedModel
 from quant.finetune.finetune import LAYERS_WITH_BIAS
+from quant.finetune.layers import cut_off_at
 from tests.quant.graphs import Array, Feed, build, floats, initializers, node, pipeline, run, run_quantized
 
 DATA = {"x": floats(96, 3, 10, 10, seed=1)}
@@ -142,6 +144,56 @@ def test_drop_ratio(stages: Pipeline, ratio: float) -> None:
 def test_data_size(stages: Pipeline) -> None:
     few = stages.quantize(config({"OptimAlgorithm": "gptq", "DataSize": 16}))
     assert error(stages.quantize(config({"OptimAlgorithm": "gptq"}))) < error(few)
+
+
+def test_some_of_the_columns_are_enough(stages: Pipeline) -> None:
+    options: dict[str, Any] = {"OptimAlgorithm": "gptq", "MaxColumns": 1024}
+    every, some, others = (
+        stages.quantize(config({**options, **changes}))
+        for changes in ({"MaxColumns": None}, {}, {"FixedSeed": 7})
+    )
+    codes = [initializers(quantized.model)["c1_quantized"] for quantized in (every, some, others)]
+    assert (codes[0] != codes[1]).any() and (codes[1] != codes[2]).any()
+    assert error(some) < 1.5 * error(every) and error(others) < 1.5 * error(every)
+    assert error(some) < 0.25 * error(stages.quantize(config()))
+
+
+@pytest.mark.parametrize("algorithm", ["adaround", "adaquant", "gptq"])
+def test_layers_before_a_relu_are_refined(algorithm: str) -> None:
+    stages = pipeline(network(), FEEDS)
+    options: dict[str, Any] = {"OptimAlgorithm": algorithm, "DropRatio": 0.0, "NumIterations": 30}
+    plain, aware = (
+        initializers(stages.quantize(config({**options, "ReluAware": on})).model) for on in (False, True)
+    )
+    changed = {name for name, values in plain.items() if (aware[name] != values).any()}
+    assert changed
+    assert changed <= {
+        "c1_quantized",
+        "dw_quantized",
+        "ct_quantized",
+        "m_quantized",
+    }  # not w: its output is y
+    assert stages.cache.counts["finetuned layers"].computed == 9  # w is the same
+
+
+@pytest.mark.parametrize(
+    ("behind", "cut_at"),
+    [
+        ([("Relu", "a")], np.inf),
+        ([("Clip", "a low high")], 6.0),
+        ([("Clip", "a low")], np.inf),
+        ([("Clip", "a high high")], None),
+        ([("Sigmoid", "a")], None),
+        ([("Relu", "a"), ("Sigmoid", "a")], None),
+    ],
+    ids=["relu", "clip", "open clip", "clip from 6", "sigmoid", "two readers"],
+)
+def test_where_outputs_are_cut_off(behind: list[tuple[str, str]], cut_at: float | None) -> None:
+    outputs = [f"y{index}" for index in range(len(behind))]
+    nodes = [node(op, inputs, output) for (op, inputs), output in zip(behind, outputs, strict=True)]
+    constants = {"w": floats(4, 5), "low": np.float32(0), "high": np.float32(6)}
+    model = ir.from_proto(build([node("MatMul", "x w", "a"), *nodes], {"x": [3, 4]}, constants, outputs[0]))
+    assert cut_off_at(model.graph[0]) == cut_at
 
 
 @pytest.mark.parametrize("option", ["SelectiveUpdate", "OutputQDQ"])
