@@ -145,9 +145,8 @@ def _layer(node: ir.Node, quantized: ir.Node, placement: Placement) -> Layer | N
     assert other is not None and other.name is not None
     columns = layer_columns(node)
     bias, multiplier = _bias(node, weight.const_value)
-    cut_at = (
-        cut_off_at(node) if bias is not None or len(node.inputs) < 3 else None
-    )  # or its outputs are unknown
+    known = bias is not None or len(node.inputs) < 3  # what the outputs are
+    cut_at = cut_off_at(node) if known else None
     return Layer(node, columns, site, data.name, other.name, bias, multiplier, cut_at)
 
 

@@ -14,7 +14,7 @@ from quant.constant_params import Constants
 from quant.errors import QuantizationError
 from quant.finetune.columns import layer_columns
 from quant.finetune.grid import Array, RoundingGrid
-from quant.finetune.layers import Layer
+from quant.finetune.layers import Layer, cut_off_at
 from quant.finetune.weights import from_matrix, weight_matrix
 from quant.graph.placement import Weight
 from quant.layers.arrangement import Arrangement
@@ -104,7 +104,10 @@ def _layer(own: QuantizableLayer, quantized: ir.Node) -> Layer:
     columns = layer_columns(own.node)
     bias, multiplier = _bias(own)
     site = Weight(own.weight.name, None, typed_as_weight=True)
-    return Layer(own.node, columns, site, own.tensors[0], source.name, bias, multiplier)
+    last = own.node if own.bias is None else own.bias.node
+    known = bias is not None or (own.bias is None and len(own.node.inputs) < 3)  # what the outputs are
+    cut_at = cut_off_at(last) if known else None
+    return Layer(own.node, columns, site, own.tensors[0], source.name, bias, multiplier, cut_at)
 
 
 def _bias(own: QuantizableLayer) -> tuple[str | None, float]:

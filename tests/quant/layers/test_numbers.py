@@ -67,6 +67,16 @@ def test_biases_belong_to_their_layers(shared: Pipeline) -> None:
     ]  # fmt: skip
 
 
+def test_a_relu_behind_the_bias_cuts_a_layer_off() -> None:
+    nodes = [node("MatMul", "x w", "m"), node("Add", "m b", "s"), node("Relu", "s", "y")]
+    constants = {"w": floats(4, 5), "b": floats(5)}
+    shared = pipeline(build(nodes, {"x": [3, 4]}, constants, "y"), {"x": floats(3, 4)})
+    _, numbers = numbers_of(shared, {"name": "int8"})
+    graph = shared.transform(QuantConfig()).model.graph
+    (layer,), _ = numbers.layers(graph, graph, ("MatMul",))
+    assert layer.cut_at == np.inf
+
+
 def test_weights_with_other_readers_are_not_finetuned() -> None:
     model = build(
         [node("MatMul", "x w", "m"), node("MatMul", "m w", "y")], {"x": [3, 4]}, {"w": floats(4, 4)}, "y"
