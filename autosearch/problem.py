@@ -259,8 +259,6 @@ def _seeds(
     settings: AutoSearchConfig, space: SearchSpace, float_model: FloatModel, data: CalibrationData
 ) -> SensitivitySeeds | None:
     """What a search per layer begins with: where everything is tried anyway, only if it is asked for."""
-    if not any(part.groups for part in space.parts):
-        return None
     if settings.seed_trials is None and tries_everything(settings.search_algo):
         return None
     wanted = {name for name, metric in settings.metrics.items() if metric.scale} | {*settings.constraints}
@@ -269,7 +267,8 @@ def _seeds(
         cache = StageCache(Path(settings.search_cache_dir) / CACHE_FOLDER, settings.search_cache_size)
         return Pipeline(float_model, data, cache, threads=threads_per_worker(1))
 
-    return SensitivitySeeds(space, open_pipeline, wanted, settings.search_stop_condition.limits.trials)
+    seeds = SensitivitySeeds(space, open_pipeline, wanted, settings.search_stop_condition.limits.trials)
+    return seeds if seeds.useful(settings.seed_trials) else None
 
 
 def _check_seed_trials(settings: AutoSearchConfig, plan: Plan) -> None:

@@ -18,7 +18,7 @@ from autosearch.log_lines import aim, best_so_far, float_line, result_lines, tri
 from autosearch.model_files import ModelFiles, remove_leftovers
 from autosearch.problem import Problem
 from autosearch.records import Records
-from autosearch.samplers import History, Known, Proposal
+from autosearch.samplers import History, Known, Proposal, SeededSampler
 from autosearch.search_log import environment
 from autosearch.space import Configuration
 from autosearch.stage import Stage
@@ -143,6 +143,8 @@ class Run:
         sampler = self.stage.seeded_sampler(
             settings.search_seed, len(self.objectives.names), settings.seed_trials
         )
+        if isinstance(sampler, SeededSampler):
+            self.log.info("Measuring what formats of single layers cost; the first trials combine the best")
         history = History(self.ledger.known, self.study.begin_stage(self.stage.name))
         running: dict[int, _Running] = {}
         exhausted = False

@@ -7,7 +7,6 @@ each tensor), added up, and weighed against what the format costs: `autosearch.f
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -24,8 +23,6 @@ from quant import Pipeline, QuantConfig
 from quant.config import unflatten
 from quant.formats import Format, make_format
 from quant.layers.role_sites import FormatEffects, RoleFormats
-
-_log = logging.getLogger(__name__)
 
 MANY_LAYERS = 5
 """Up to so many, a sampler needs no help."""
@@ -77,12 +74,21 @@ class SensitivitySeeds:
             count: None = `SEED_TRIALS`, but no more than a `SHARE` of all, for more than `MANY_LAYERS`
                 layers, else none.
         """
-        for number, part in enumerate(self._space.parts):
-            many = sum(len(group.sites) for group in part.groups) > MANY_LAYERS
-            wanted = count if count is not None else self._useful if many else 0
-            if part.groups and wanted:
-                yield from self._of_part(number, part, wanted)
-                return
+        found = self._first_part()
+        if found is not None and self.useful(count):
+            yield from self._of_part(*found, self.useful(count))
+
+    def useful(self, count: int | None) -> int:
+        """How many that is at most."""
+        found = self._first_part()
+        if found is None or count is not None:
+            return 0 if found is None else count or 0
+        many = sum(len(group.sites) for group in found[1].groups) > MANY_LAYERS
+        return self._useful if many else 0
+
+    def _first_part(self) -> tuple[int, Part] | None:
+        """The part of the space that they are from, with its number."""
+        return next(((i, part) for i, part in enumerate(self._space.parts) if part.groups), None)
 
     def _of_part(self, number: int, part: Part, count: int) -> Iterator[Configuration]:
         groups, others = part.groups, {dimension.key: dimension.value(0) for dimension in part.dimensions}
@@ -94,8 +100,6 @@ class SensitivitySeeds:
             for selector in group.choices.selectors
         ]
         found = frontier([item.options for item in items])
-        layers = sum(len(group.sites) for group in groups)
-        _log.info("Sensitivity of %d layers measured: a frontier of %d combinations", layers, len(found))
         for combination in spread(found, count):
             yield self._space.at(Point(number, {**others, **_picks(groups, items, combination)}))
 

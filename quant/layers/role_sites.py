@@ -75,7 +75,7 @@ class FormatEffects:
             mean_bits((_bits(own, shape), prod(shape)) for shape in shapes) for own in candidate.formats
         ]
         elements = sum(prod(shape) for shape in shapes) // samples
-        return cls(np.sum(errors, axis=0), np.array(widths), elements, sizes.macs)
+        return cls(np.sum(errors, axis=0), np.array(widths), elements, sizes.macs // sizes.samples)
 
 
 def role_sites(
