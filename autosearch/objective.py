@@ -13,7 +13,7 @@ from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
 from evaluators import DistanceEvaluator, Evaluator
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
-from quant.cache import DEFAULT_LIMIT_BYTES
+from quant.cache import DEFAULT_LIMIT_BYTES, StageCount
 from quant.graph.mapped_model import open_mapped
 
 
@@ -64,6 +64,11 @@ class Objective:
         if self._pipeline is None:
             self._pipeline = self._open(None)
         return self._pipeline
+
+    @property
+    def stages(self) -> Mapping[str, StageCount]:
+        """What this process's stage cache computed and found, by stage."""
+        return {} if self._pipeline is None else self._pipeline.cache.counts
 
     def _open(self, float_model: FloatModel | None) -> Pipeline:
         cache = StageCache(self.cache_dir, self.cache_bytes)

@@ -20,6 +20,7 @@ from autosearch.space import CostModel, SearchSpace, effective_config
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
+from autosearch.workers import check_isolation
 from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings, as_evaluator
 from quant import CalibrationData, FloatModel, QuantConfig, load_float_model
 from quant.calibration.data import DataReader, Feed
@@ -135,6 +136,7 @@ def pose(
             value and the remedy.
     """
     _check_supported(settings)
+    check_isolation(settings)
     settings = with_evaluator(settings, Path.cwd())
     base = read_quantization_config(quantization_config)
     float_model = model_input if isinstance(model_input, FloatModel) else load_float_model(model_input)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from autosearch.stop import stop_reason
 from autosearch.study import SearchStudy
 from autosearch.time_left import TimeLeft
 from autosearch.trial import Outcome, SearchResult, Trial
-from autosearch.workers import Executor, InProcess, WorkerProcesses
+from autosearch.workers import Done, Executor, Task, make_executor
 from quant import QuantConfig
 from quant.cache import StageCount
 
@@ -79,33 +80,28 @@ class Run:
 
     def search(self) -> SearchResult:
         """The loop, from the first line of the log to the last."""
-        settings = self.problem.settings
         self._log_start()
         if not self.ledger.metric.against_float:
             self.log.info("Float model: %s %.6g", self.ledger.metric.name, self.ledger.float_value)
         self._recover()
         self.problem.models_dir.mkdir(parents=True, exist_ok=True)
         objective = self.problem.objective()
-        executor: Executor = (
-            InProcess(objective) if settings.n_jobs == 1 else WorkerProcesses(objective, settings.n_jobs)
-        )
+        executor = make_executor(objective, self.problem.settings, self._abandoned())
         try:
             reason = self._search_stages(executor)
         finally:
             executor.close()
+            self._remove_leftovers()
             self._write_best()
             self._write_log()
-        return self._end(reason, objective.pipeline.cache.counts)
+        return self._end(reason, executor.stages)
 
     def _recover(self) -> None:
         """Takes up the trials of earlier runs.
 
         Where none succeeded, a cause outside of the search is likely, and all are tried again.
         """
-        problem = self.problem
-        remove_leftovers(problem.output_dir.glob(".*"))  # often the current directory: not what is below
-        remove_leftovers(problem.models_dir.glob(".*"))
-        remove_leftovers(problem.cache_dir.rglob(".*"))
+        self._remove_leftovers()
         earlier, abandoned = self.study.recover()
         for digest in abandoned:
             self.models.delete(digest)
@@ -119,6 +115,18 @@ class Run:
             path = str(self.models.path(trial.digest)) if self.models.holds(trial) else None
             self.ledger.set_model(trial.number, path)
         self.log.info("Continuing after %d trials", len(earlier))
+
+    def _abandoned(self) -> dict[Path, int]:
+        """How often earlier runs ended within the trial of a configuration that never got to its end."""
+        times = self.study.abandonments()
+        return {self.models.path(d): count for d, count in times.items() if d not in self.ledger.known}
+
+    def _remove_leftovers(self) -> None:
+        """What processes were writing that were killed."""
+        problem = self.problem
+        remove_leftovers(problem.output_dir.glob(".*"))  # often the current directory: not what is below
+        remove_leftovers(problem.models_dir.glob(".*"))
+        remove_leftovers(problem.cache_dir.rglob(".*"))
 
     def _search_stages(self, executor: Executor) -> str:
         """One stage after another; why the last one ended."""
@@ -160,8 +168,8 @@ class Run:
                     self._start(proposal, executor, running)
             if not running:
                 return reason
-            number, outcome = executor.next()
-            self._finish(number, running.pop(number), outcome, executor.slots)
+            done = executor.next()
+            self._finish(done, running.pop(done.number), executor.slots)
             bar.set_postfix_str(self._best_so_far(), refresh=False)
             bar.update()
 
@@ -171,9 +179,11 @@ class Run:
         self.ledger.known[configuration.digest] = Known(number)
         running[number] = _Running(configuration, datetime.now(), stage.name)
         path = self.models.path(configuration.digest)
-        executor.submit(number, configuration.config, path, self.problem.judge(self.ledger.trials.values()))
+        judge = self.problem.judge(self.ledger.trials.values())
+        executor.submit(Task(number, configuration.config, path, judge))
 
-    def _finish(self, number: int, ran: _Running, outcome: Outcome, slots: int) -> None:
+    def _finish(self, done: Done, ran: _Running, slots: int) -> None:
+        number, outcome = done.number, done.outcome
         previous = self.ledger.best
         trial = self.ledger.add(ran.ended(number, outcome))
         unwanted = [each for each in (trial, previous) if each is not None and not self._is_kept(each)]
@@ -183,7 +193,7 @@ class Run:
         self.study.finish(trial, outcome.metrics.get(self.ledger.metric.name), self.elapsed_s)
         self.time_left.observe(ran.configuration, outcome.seconds)
         line = trial_line(trial, self._position, self.ledger.metric, self.ledger.tolerance)
-        self.log.info("%s; %s%s", line, self._best_so_far(), self._remaining(slots))
+        self.log.info("%s%s; %s%s", done.prefix, line, self._best_so_far(), self._remaining(slots))
         if trial is self.ledger.best:
             self._write_best()
         for each in unwanted:  # only now that no record names them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -133,6 +134,14 @@ class SearchStudy:
             if _CONFIGURATION in frozen.user_attrs:
                 abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
         return trials, abandoned
+
+    def abandonments(self) -> Counter[str]:
+        """How often the process of a configuration's trial ended before it, by the configuration's digest."""
+        return Counter(
+            frozen.user_attrs[_CONFIGURATION]["digest"]
+            for frozen in self.study.get_trials(deepcopy=False)
+            if _ABANDONED in frozen.user_attrs and _CONFIGURATION in frozen.user_attrs
+        )
 
     def begin_stage(self, stage: str | None) -> optuna.Study:
         """What samplers of this stage ask; trials of earlier stages tell them nothing.

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.autosearch.models import DISTINCT, command, environment, run_command, write_job
+from tests.faults.processes import PATIENCE_S, is_running, wait_until
 
 pytestmark = pytest.mark.faults
-
-PATIENCE_S = 60
 
 EVALUATOR = """
 import os, signal, time
@@ -136,20 +135,6 @@ def search(tmp_path: Path) -> Iterator[Search]:
             process.kill()
         process.communicate()
     assert not [pid for _, pid in made.evaluated() if is_running(pid)], "processes left behind"
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
