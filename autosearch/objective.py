@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import traceback
 from collections.abc import Mapping
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from autosearch.digest import model_digest
+from autosearch.errors import OutputError
 from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
 from evaluators import DistanceEvaluator, Evaluator
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
 from quant.cache import DEFAULT_LIMIT_BYTES, StageCount
 from quant.graph.mapped_model import open_mapped
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Objective:
@@ -82,6 +86,9 @@ class Objective:
             config: What to make.
             path: Of the model.
             judge: Asked after parts of the evaluation; the evaluator reports them.
+
+        Raises:
+            OutputError: If the disk is full, which no other configuration would change.
         """
         seconds: dict[str, float] = {}
         intermediate: dict[int, float] = {}
@@ -114,6 +121,16 @@ class Objective:
         except Pruned as pruned:
             seconds["evaluate"] = time.perf_counter() - start
             return Outcome({}, seconds, written, intermediate=intermediate, pruned_at=pruned.percentage)
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                raise OutputError(
+                    f"{path.parent}: {error}; free some space and start the same search again"
+                ) from error
+            return _failed(error, seconds, written)
         except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises
-            described = f"{type(error).__name__}: {error}"
-            return Outcome({}, seconds, written, None, described, traceback.format_exc())
+            return _failed(error, seconds, written)
+
+
+def _failed(error: Exception, seconds: Mapping[str, float], written: str | None) -> Outcome:
+    described = f"{type(error).__name__}: {error}"
+    return Outcome({}, seconds, written, None, described, traceback.format_exc())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from logging import Logger
@@ -89,11 +90,15 @@ class Run:
         executor = make_executor(objective, self.problem.settings, self._abandoned())
         try:
             reason = self._search_stages(executor)
+        except BaseException:
+            executor.close()
+            for step in (self.study.release, self._write_best, self._write_log):
+                with suppress(Exception):  # the disk or the storage may be what failed
+                    step()
+            raise
         finally:
             executor.close()
             self._remove_leftovers()
-            self._write_best()
-            self._write_log()
         return self._end(reason, executor.stages)
 
     def _recover(self) -> None:

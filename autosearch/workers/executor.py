@@ -66,7 +66,11 @@ class Executor(Protocol):
         ...
 
     def next(self) -> Done:
-        """Waits for any of the trials that were begun."""
+        """Waits for any of the trials that were begun.
+
+        Raises:
+            OutputError: If a trial could not be written, and no other one could.
+        """
         ...
 
     def close(self) -> None:

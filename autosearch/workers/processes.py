@@ -10,13 +10,13 @@ from typing import Any
 
 from cloudpickle import dumps
 
-from autosearch.errors import ConfigError
+from autosearch.errors import ConfigError, OutputError
 from autosearch.objective import Objective
 from autosearch.trial import Outcome
 from autosearch.workers.endings import ending
 from autosearch.workers.executor import Done, Task
 from autosearch.workers.process import WorkerProcess, end_all
-from autosearch.workers.worker import Computed, Logged, Ready, Refused
+from autosearch.workers.worker import Computed, Halted, Logged, Ready, Refused
 from quant.cache import StageCount
 
 _log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class WorkerProcesses:
 
         Raises:
             ConfigError: If the evaluator or the data cannot be opened in another process.
+            OutputError: If a trial could not be written, and no other one could.
         """
         while not self._done:
             handles = {handle: worker for worker in self._workers.values() for handle in worker.handles}
@@ -161,6 +162,8 @@ class WorkerProcesses:
                 f"n_jobs: the evaluator cannot be opened in a worker process: {message.error}; let its"
                 f" modules be importable there, {_ELSE}"
             )
+        elif isinstance(message, Halted):
+            raise OutputError(message.error)
         else:
             assert isinstance(message, Computed) and worker.task is not None
             self._stages[worker] = message.stages

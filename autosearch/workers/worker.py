@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from autosearch.errors import OutputError
 from autosearch.objective import Objective
 from autosearch.trial import Outcome
 from autosearch.workers.executor import Task
@@ -50,6 +51,17 @@ class Computed:
 
     outcome: Outcome
     stages: Mapping[str, StageCount]
+
+
+@dataclass(frozen=True)
+class Halted:
+    """There is no point in trying any trial.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: str
 
 
 @dataclass(frozen=True)
@@ -95,8 +107,12 @@ def serve(connection: Connection, parent: int, payload: bytes) -> None:
             task: Task = connection.recv()
         except (EOFError, ConnectionResetError):
             return
-        outcome = objective(task.config, task.path, task.judge)
-        channel.send(Computed(outcome, objective.stages))
+        try:
+            outcome = objective(task.config, task.path, task.judge)
+        except OutputError as error:
+            channel.send(Halted(str(error)))
+        else:
+            channel.send(Computed(outcome, objective.stages))
 
 
 class _Channel(logging.Handler):
