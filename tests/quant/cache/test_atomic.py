@@ -34,6 +34,6 @@ def test_an_error_says_which_file_could_not_be_written(tmp_path: Path) -> None:
         yield b"some"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left on device: '.*entry'") as raised:
+    with pytest.raises(OSError, match=r"No space left on device: '.*entry'") as raised:
         write_atomically(tmp_path / "entry", fails())
     assert raised.value.errno == errno.ENOSPC
