@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import optuna
+from numpy.typing import ArrayLike
 from optuna.exceptions import StorageInternalError
 
 from autosearch.compat import read_config
@@ -39,6 +40,7 @@ class AutoSearch:
         calibration_data_reader: Data = (),
         eval_data_reader: Data | None = None,
         *,
+        eval_labels: ArrayLike | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
         """Checks everything before any work is done.
@@ -50,7 +52,9 @@ class AutoSearch:
             model_input: The float model.
             calibration_data_reader: onnxruntime's `CalibrationDataReader`, or an iterable of
                 ``{input name: array}``.
-            eval_data_reader: What the built-in evaluator compares on; None = the calibration data.
+            eval_data_reader: What built-in evaluators run models on; None = the calibration data.
+            eval_labels: Of that data, in the order of its samples: classes for accuracy and loss, tokens
+                for perplexity (which takes the input tokens without them).
             source: Where the data came from, recorded so that a configuration can be replayed.
 
         Raises:
@@ -63,6 +67,7 @@ class AutoSearch:
             model_input,
             calibration_data_reader,
             eval_data_reader,
+            eval_labels,
         )
         self.study: optuna.Study | None = None
         self.result: SearchResult | None = None
@@ -78,8 +83,8 @@ class AutoSearch:
 
         Returns:
             The candidates, best first, each with ``config_index`` (the trial's number),
-            ``difference``, ``model_path``, ``config``, ``metrics``, ``seconds``. `result` has every
-            trial, `study` the Optuna study.
+            ``difference``, ``model_path``, ``config``, ``metrics``, ``scaled_metrics``, ``seconds``;
+            of several objectives, the Pareto front. `result` has every trial, `study` the Optuna study.
 
         Raises:
             StudyError: If the stored study is of another search, or is in use.
@@ -90,10 +95,10 @@ class AutoSearch:
             stack.enter_context(exclusive(directory))
             log = stack.enter_context(search_log(Path(settings.search_log_path)))
             started = time.monotonic()
-            float_value = self._evaluate_float_model()
+            float_values = self._evaluate_float_model()
             storage = open_storage(settings.storage or sqlite_url(directory))
             study = SearchStudy(
-                storage, self.problem.fingerprint, self.problem.metric.direction, settings.study_name
+                storage, self.problem.fingerprint, self.problem.objectives.directions, settings.study_name
             )
             self.study = study.study
             interruption = stack.enter_context(_interruption())
@@ -103,7 +108,7 @@ class AutoSearch:
                 log,
                 interruption,
                 source=self._source,
-                float_value=float_value,
+                float_values=float_values,
                 started=started,
             )
             try:
@@ -116,13 +121,14 @@ class AutoSearch:
                 storage.remove_session()
         return [_candidate(trial) for trial in self.result.candidates]
 
-    def _evaluate_float_model(self) -> float:
-        """The float model's own value of the searched metric; 0 where metrics compare with it anyway."""
-        evaluator = self.problem.evaluator
-        if self.problem.metric.against_float:
-            return 0.0
-        values = evaluator.evaluate(self.problem.float_model.path)
-        return values[self.problem.metric.name]
+    def _evaluate_float_model(self) -> dict[str, float]:
+        """The float model's own values, of metrics that it has some of."""
+        problem = self.problem
+        cost = None
+        if problem.evaluation.is_of_hardware:
+            pipeline = problem.objective(problem.objectives).pipeline
+            cost = pipeline.quantize(QuantConfig()).cost
+        return problem.evaluation.of_float_model(problem.float_model.path, cost)
 
 
 def _candidate(trial: Trial) -> dict[str, Any]:
@@ -131,7 +137,8 @@ def _candidate(trial: Trial) -> dict[str, Any]:
         "difference": trial.difference,
         "model_path": trial.outcome.model_path,
         "config": dict(trial.config),
-        "metrics": dict(trial.outcome.metrics),
+        "metrics": trial.outcome.measured,
+        "scaled_metrics": dict(trial.scaled),
         "seconds": trial.seconds,
     }
 

@@ -16,35 +16,48 @@ from quant.cache import write_atomically
 
 BEST = "best.json"
 LOG = "log.json"
-_STATES: Mapping[State, str] = {"complete": "COMPLETE", "failed": "FAIL", "pruned": "PRUNED"}
+_STATES: Mapping[State, str] = {
+    "complete": "COMPLETE",
+    "infeasible": "INFEASIBLE",
+    "failed": "FAIL",
+    "pruned": "PRUNED",
+}
+_LAYERS = "layers."
 MOST_BEST = 100
 """Ranks in best.json; the study has all."""
 
 
-def write_log(directory: Path, trials: Sequence[Trial], metric: str, source: Mapping[str, Any]) -> None:
-    """Every trial by its number, in MASE's form with the configuration added."""
-    _write(directory / LOG, {str(trial.number): _logged(trial, metric, source) for trial in trials})
+def write_log(directory: Path, trials: Sequence[Trial], objectives: int, source: Mapping[str, Any]) -> None:
+    """Every trial by its number, in MASE's form with the configuration added.
+
+    Args:
+        directory: Where.
+        trials: By number.
+        objectives: How many there are: one is ``value``, several are ``values_0``, ``values_1`` ...
+        source: Model and data, as `autosearch quantize` needs them.
+    """
+    _write(directory / LOG, {str(trial.number): _logged(trial, objectives, source) for trial in trials})
 
 
-def write_best(directory: Path, ranked: Sequence[Trial], metric: str, source: Mapping[str, Any]) -> None:
+def write_best(directory: Path, ranked: Sequence[Trial], source: Mapping[str, Any]) -> None:
     """The best trials by rank.
 
     Args:
         directory: Where.
         ranked: Best first; candidates, or the best trial alone if there are none.
-        metric: The searched one.
         source: Model and data, as `autosearch quantize` needs them.
     """
     entries = {
         str(rank): {
             "number": trial.number,
-            "value": finite(trial.outcome.metrics.get(metric)),
+            "value": _value(trial),
             "software_metrics": _finite_values(trial.outcome.metrics),
-            "hardware_metrics": {},
-            "scaled_metrics": _finite_values(trial.outcome.metrics),
-            "sampled_config": dict(trial.params),
+            "hardware_metrics": _finite_values(trial.outcome.hardware),
+            "scaled_metrics": _finite_values(trial.scaled),
+            "sampled_config": sampled_config(trial),
             "difference": finite(trial.difference),
             "is_candidate": trial.is_candidate,
+            "violations": _finite_values(trial.violations),
             "config": dict(trial.config),
             "config_digest": trial.digest,
             "model_path": trial.outcome.model_path,
@@ -95,15 +108,35 @@ def _finite_values(values: Mapping[str, float]) -> dict[str, float | str | None]
     return {name: finite(value) for name, value in values.items()}
 
 
-def _logged(trial: Trial, metric: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = _finite_values(trial.outcome.metrics)
+def sampled_config(trial: Trial) -> dict[str, Any]:
+    """What was chosen, as MASE writes it: ``{node: {"config": {...}}}``; flat for all other choices."""
+    layers = trial.config.get("layers") or {}
+    nodes = {node: {"config": dict(chosen)} for node, chosen in layers.items() if isinstance(chosen, Mapping)}
+    if not nodes:
+        return dict(trial.params)
+    others = {key: value for key, value in trial.params.items() if not key.startswith(_LAYERS)}
+    return {**others, **nodes}
+
+
+def _value(trial: Trial) -> float | str | list[float | str | None] | None:
+    """Of the objective, or a list of several."""
+    if trial.values is None:
+        return None
+    values = [finite(value) for value in trial.values]
+    return values[0] if len(values) == 1 else values
+
+
+def _logged(trial: Trial, objectives: int, source: Mapping[str, Any]) -> dict[str, Any]:
+    values = [None] * objectives if trial.values is None else [finite(value) for value in trial.values]
+    names = ["value"] if objectives == 1 else [f"values_{position}" for position in range(objectives)]
     return {
         "number": trial.number,
-        "value": metrics.get(metric),
-        "user_attrs_hardware_metrics": {},
-        "user_attrs_sampled_config": dict(trial.params),
-        "user_attrs_scaled_metrics": metrics,
-        "user_attrs_software_metrics": metrics,
+        **dict(zip(names, values, strict=True)),
+        "user_attrs_hardware_metrics": _finite_values(trial.outcome.hardware),
+        "user_attrs_sampled_config": sampled_config(trial),
+        "user_attrs_scaled_metrics": _finite_values(trial.scaled),
+        "user_attrs_software_metrics": _finite_values(trial.outcome.metrics),
+        "user_attrs_violations": _finite_values(trial.violations),
         "user_attrs_difference": finite(trial.difference),
         "user_attrs_is_candidate": trial.is_candidate,
         "user_attrs_config": dict(trial.config),

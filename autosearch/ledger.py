@@ -4,63 +4,85 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from autosearch.objectives import Objectives
+from autosearch.pareto import Front, domination_ranks
 from autosearch.samplers import Known
 from autosearch.stop import Progress
 from autosearch.study import known
 from autosearch.trial import Trial
-from evaluators import Metric
 
 SAME_FAILURES = 3
 """A search whose first trials fail this often with one cause has nothing to find."""
 
 
 class Ledger:
-    """Trials by number. Adding one costs the same however many there are.
+    """Trials by number. Adding one costs the same however many there are, but for the front's size.
 
     Attributes:
-        metric: The searched one.
+        objectives: Limits resolved.
         trials: By number.
         known: What samplers see, by digest; a live view.
-        candidates: Number of trials within tolerance.
-        since_best: Trials since the best candidate; None before the first one.
+        since_best: Trials since one was better than all before, or came onto the Pareto front; None before
+            the first candidate.
+        displaced: Trials of which the newest one took the place, as the best or on the front.
     """
 
-    def __init__(self, metric: Metric, tolerance: float | None, float_value: float) -> None:
+    def __init__(self, objectives: Objectives, float_value: float = 0.0) -> None:
         """Begins empty.
 
         Args:
-            metric: The searched one.
-            tolerance: What makes a candidate; None = every trial is one.
-            float_value: Of the float model; not read where the metric compares with it anyway.
+            objectives: What trials are judged by, with limits resolved.
+            float_value: Of the float model in the searched metric; not read where there is none, or where
+                it compares with the float model anyway.
         """
-        self.metric = metric
-        self.tolerance = tolerance
+        self.objectives = objectives
         self.float_value = float_value
         self.trials: dict[int, Trial] = {}
         self.known: dict[str, Known] = {}
-        self.candidates = 0
         self.since_best: int | None = None
+        self.displaced: tuple[Trial, ...] = ()
+        self._front = None if objectives.is_single else Front(len(objectives.names))
+        self._candidates = 0
         self._best: int | None = None
         self._causes: set[str] | None = set()  # of the failures before the first success
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the least difference, candidate or not."""
+        """The first of `ranked`."""
         return None if self._best is None else self.trials[self._best]
 
+    @property
+    def candidates(self) -> int:
+        """How many there are now."""
+        return self._candidates if self._front is None else len(self._front)
+
     def add(self, trial: Trial) -> Trial:
-        """Takes up a trial that ended; returns it with its difference and today's verdict."""
+        """Takes up a trial that ended; returns it with its values and today's verdict."""
         trial = self._judged(trial)
-        self.trials[trial.number] = trial
-        self.known[trial.digest] = known(trial, self.metric.name)
-        self.candidates += trial.is_candidate
-        self._note_failure(trial)
-        better = trial.difference is not None and (
-            self.best is None or self.loss(trial) < self.loss(self.best)
+        previous = self.best
+        is_better = trial.values is not None and (
+            previous is None or self._standing(trial) < self._standing(previous)
         )
-        if better:
+        is_news, out = is_better and trial.is_candidate, list[int]()
+        if self._front is not None and trial.is_candidate:
+            losses = self._losses(trial)
+            is_news = not self._front.has_equal(losses)
+            joined, out = self._front.add(trial.number, losses)
+            is_news &= joined
+            trial = replace(trial, is_candidate=joined)
+        for number in out:
+            self.trials[number] = replace(self.trials[number], is_candidate=False)
+        self.trials[trial.number] = trial
+        self.known[trial.digest] = known(trial)
+        self._candidates += trial.is_candidate
+        self._note_failure(trial)
+        if is_better:
             self._best = trial.number
-        if better and trial.is_candidate:
+            out += [] if previous is None or previous.number in out else [previous.number]
+        self.displaced = tuple(self.trials[number] for number in out)
+        if is_news:
             self.since_best = 0
         elif self.since_best is not None:
             self.since_best += 1
@@ -71,15 +93,37 @@ class Ledger:
         trial = self.trials[number]
         self.trials[number] = replace(trial, outcome=replace(trial.outcome, model_path=path))
 
-    def loss(self, trial: Trial) -> float:
-        """What trials are ranked by: lower is better."""
-        assert trial.difference is not None
-        return self.metric.loss(trial.difference)
-
     def ranked(self) -> list[Trial]:
-        """Trials with a result, best first; earlier ones first among equals."""
-        complete = [trial for trial in self.trials.values() if trial.difference is not None]
-        return sorted(complete, key=lambda trial: (self.loss(trial), trial.number))
+        """Trials with a result, best first; earlier ones first among equals.
+
+        Those that keep to the constraints come first; of several objectives, in the order of Pareto
+        fronts, within each by the objectives in their order. Then the others, least violation first.
+        """
+        complete = [trial for trial in self.trials.values() if trial.values is not None]
+        ranks = dict.fromkeys((trial.number for trial in complete), 0)
+        feasible = [trial for trial in complete if not trial.violated]
+        if self._front is not None and feasible:
+            losses = np.array([self._losses(trial) for trial in feasible])
+            found = domination_ranks(losses).tolist()
+            ranks |= zip((trial.number for trial in feasible), found, strict=True)
+
+        def place(trial: Trial) -> tuple[float, int, tuple[float, ...], int]:
+            violation, losses = self._standing(trial)
+            return violation, ranks[trial.number], losses, trial.number
+
+        return sorted(complete, key=place)
+
+    def best_trials(self) -> list[Trial]:
+        """The candidates, best first; without any, the best trial alone."""
+        candidates = [trial for trial in self.trials.values() if trial.is_candidate]
+        if not candidates:
+            return [] if self.best is None else [self.best]
+        return sorted(candidates, key=lambda trial: (self._standing(trial), trial.number))
+
+    def front(self) -> list[Trial]:
+        """The Pareto front of the candidates, best in the first objective first."""
+        candidates = [trial for trial in self.best_trials() if trial.is_candidate]
+        return candidates[:1] if self._front is None else candidates
 
     def by_number(self) -> tuple[Trial, ...]:
         """All trials, in the order of their numbers."""
@@ -102,10 +146,28 @@ class Ledger:
             self._causes.add(trial.outcome.error)
 
     def _judged(self, trial: Trial) -> Trial:
-        value = trial.outcome.metrics.get(self.metric.name)
-        if value is None:
-            return replace(trial, difference=None, is_candidate=False)
-        difference = self.metric.difference(value, self.float_value)
-        return replace(
-            trial, difference=difference, is_candidate=self.metric.within(difference, self.tolerance)
+        measured, searched = trial.outcome.measured, self.objectives.searched
+        is_measured = trial.state in ("complete", "infeasible")
+        values = self.objectives.values(measured) if trial.state == "complete" else None
+        difference = None
+        if searched is not None and values is not None:
+            difference = searched.difference(values[0], self.float_value)
+        trial = replace(
+            trial,
+            difference=difference,
+            values=values,
+            scaled=self.objectives.scaled(measured),
+            violations=self.objectives.violations(measured) if is_measured else {},
         )
+        is_within = searched is None or (
+            difference is not None and searched.within(difference, self.objectives.tolerance)
+        )
+        return replace(trial, is_candidate=values is not None and not trial.violated and is_within)
+
+    def _losses(self, trial: Trial) -> tuple[float, ...]:
+        assert trial.values is not None
+        return self.objectives.losses(trial.values)
+
+    def _standing(self, trial: Trial) -> tuple[float, tuple[float, ...]]:
+        """What trials of one front are compared by: lower is better."""
+        return sum(trial.violated.values()), self._losses(trial)

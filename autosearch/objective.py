@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import math
 import time
 import traceback
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autosearch.digest import model_digest
 from autosearch.errors import OutputError
+from autosearch.evaluation import Evaluation
+from autosearch.objectives import Objectives
 from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
-from evaluators import DistanceEvaluator, Evaluator
+from evaluators import DistanceEvaluator, EvaluationError
+from evaluators.sessions import SessionConfig
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
 from quant.cache import DEFAULT_LIMIT_BYTES, StageCount
 from quant.graph.mapped_model import open_mapped
@@ -28,8 +33,10 @@ class Objective:
         self,
         float_model: FloatModel,
         data: CalibrationData,
-        evaluator: Evaluator,
+        evaluation: Evaluation,
+        objectives: Objectives,
         *,
+        skips_infeasible: bool = True,
         cache_dir: Path | None,
         cache_bytes: int | None = DEFAULT_LIMIT_BYTES,
         histograms: bool,
@@ -40,7 +47,10 @@ class Objective:
         Args:
             float_model: What to quantize.
             data: What to calibrate with.
-            evaluator: What gives the metrics.
+            evaluation: What gives the metrics.
+            objectives: With the limits that they keep to, resolved.
+            skips_infeasible: Whether a model that breaks a constraint by what is known before it runs is
+                not evaluated.
             cache_dir: Of stage results; None = in memory alone.
             cache_bytes: Most that they take there; None = any number.
             histograms: Whether some configuration of the search needs them.
@@ -52,7 +62,9 @@ class Objective:
         self.model_path = float_model.path
         self.model_digest = float_model.digest
         self.data = data
-        self.evaluator = evaluator
+        self.evaluation = evaluation
+        self.objectives = objectives
+        self.skips_infeasible = skips_infeasible
         self.cache_dir = cache_dir
         self.cache_bytes = cache_bytes
         self.histograms = histograms
@@ -90,47 +102,82 @@ class Objective:
         Raises:
             OutputError: If the disk is full, which no other configuration would change.
         """
-        seconds: dict[str, float] = {}
-        intermediate: dict[int, float] = {}
-        written = None
+        steps = _Steps()
+        try:
+            return self._execute(config, path, judge, steps)
+        except Pruned as pruned:
+            steps.end()
+            return steps.outcome(pruned_at=pruned.percentage)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                reason = f"{path.parent}: {error}; free some space and start the same search again"
+                raise OutputError(reason) from error
+            described = f"{type(error).__name__}: {error}"
+            return steps.outcome(error=described, traceback=traceback.format_exc())
+
+    def _execute(self, config: QuantConfig, path: Path, judge: Judge | None, steps: _Steps) -> Outcome:
+        steps.begin("quantize")
+        quantized = self.pipeline.quantize(config)
+        quantized.save(path, external_data=config.use_external_data_format)
+        steps.model_path = str(path)
+        steps.promotion = None if quantized.promotion is None else str(quantized.promotion)
+        steps.end()
+        entries = quantized.session_config
+        steps.hardware |= self.evaluation.before_running(quantized.cost, path, entries)
+        violations = self.objectives.violations(steps.hardware)
+        if self.skips_infeasible and any(beyond > 0 for beyond in violations.values()):
+            return steps.outcome(infeasible=True)
+        steps.begin("evaluate")
+        metrics = self._evaluate(path, entries, judge, steps)
+        steps.hardware |= self.evaluation.by_running(quantized.cost, path, entries)
+        steps.end()
+        values = self.objectives.values({**metrics, **steps.hardware})
+        if values is None or any(map(math.isnan, values)):
+            raise EvaluationError(
+                f"objectives: {', '.join(self.objectives.names)} cannot be found: {metrics}"
+            )
+        return steps.outcome(metrics=metrics, model_digest=model_digest(path))
+
+    def _evaluate(
+        self, path: Path, entries: SessionConfig, judge: Judge | None, steps: _Steps
+    ) -> dict[str, float]:
+        evaluator = self.evaluation.software
+        if judge is None:
+            return evaluator.evaluate(path, entries)
 
         def report(percentage: int, values: Mapping[str, float]) -> None:
-            assert judge is not None
-            intermediate[percentage] = values[judge.metric]
+            steps.intermediate[percentage] = values[judge.metric]
             if judge.judge(percentage, values[judge.metric]):
                 raise Pruned(percentage)
 
-        try:
-            start = time.perf_counter()
-            quantized = self.pipeline.quantize(config)
-            quantized.save(path, external_data=config.use_external_data_format)
-            written = str(path)
-            promotion = None if quantized.promotion is None else str(quantized.promotion)
-            seconds["quantize"] = time.perf_counter() - start
-            start = time.perf_counter()
-            if judge is None:
-                metrics = self.evaluator.evaluate(path, quantized.session_config)
-            else:
-                assert isinstance(self.evaluator, DistanceEvaluator)
-                metrics = self.evaluator.evaluate(
-                    path, quantized.session_config, report=report, report_at=REPORT_AT
-                )
-            seconds["evaluate"] = time.perf_counter() - start
-            digest = model_digest(path)
-            return Outcome(metrics, seconds, written, digest, intermediate=intermediate, promotion=promotion)
-        except Pruned as pruned:
-            seconds["evaluate"] = time.perf_counter() - start
-            return Outcome({}, seconds, written, intermediate=intermediate, pruned_at=pruned.percentage)
-        except OSError as error:
-            if error.errno in _DISK_FULL:
-                raise OutputError(
-                    f"{path.parent}: {error}; free some space and start the same search again"
-                ) from error
-            return _failed(error, seconds, written)
-        except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises
-            return _failed(error, seconds, written)
+        assert isinstance(evaluator, DistanceEvaluator)
+        return evaluator.evaluate(path, entries, report=report, report_at=REPORT_AT)
 
 
-def _failed(error: Exception, seconds: Mapping[str, float], written: str | None) -> Outcome:
-    described = f"{type(error).__name__}: {error}"
-    return Outcome({}, seconds, written, None, described, traceback.format_exc())
+@dataclass
+class _Steps:
+    """What an execution has come to so far."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    hardware: dict[str, float] = field(default_factory=dict)
+    intermediate: dict[int, float] = field(default_factory=dict)
+    model_path: str | None = None
+    promotion: str | None = None
+    _step: str = ""
+    _start: float = 0.0
+
+    def begin(self, step: str) -> None:
+        self._step, self._start = step, time.perf_counter()
+
+    def end(self) -> None:
+        self.seconds[self._step] = time.perf_counter() - self._start
+
+    def outcome(self, **others: Any) -> Outcome:
+        return Outcome(
+            seconds=self.seconds,
+            model_path=self.model_path,
+            intermediate=self.intermediate,
+            promotion=self.promotion,
+            hardware=self.hardware,
+            **others,
+        )

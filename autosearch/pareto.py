@@ -58,11 +58,10 @@ class Front:
         new = np.asarray(losses, dtype=np.float64)
         if ((self._losses <= new).all(axis=1) & (self._losses < new).any(axis=1)).any():
             return False, []
-        out = (new <= self._losses).all(axis=1) & (new < self._losses).any(axis=1)
-        left = [each for each, is_out in zip(self._members, out, strict=True) if is_out]
-        self._members = [each for each, is_out in zip(self._members, out, strict=True) if not is_out]
-        self._members.append(member)
-        self._losses = np.vstack([self._losses[~out], new])
+        stays = (self._losses < new).any(axis=1) | (self._losses == new).all(axis=1)
+        left = [self._members[position] for position in np.flatnonzero(~stays)]
+        self._members = [*(self._members[position] for position in np.flatnonzero(stays)), member]
+        self._losses = np.vstack([self._losses[stays], new])
         return True, left
 
 

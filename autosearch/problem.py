@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import ArrayLike
 
 from autosearch.advanced import check_direction
 from autosearch.compat import with_evaluator
 from autosearch.config import AutoSearchConfig
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
+from autosearch.evaluation import Bench, Evaluation, make_evaluation
 from autosearch.objective import Objective
+from autosearch.objective_settings import check_objectives, count_objectives, make_objectives
+from autosearch.objectives import Objectives
 from autosearch.plan import make_plan
 from autosearch.pruning import Judge, make_pruner
 from autosearch.space import CostModel, SearchSpace, effective_config
@@ -21,7 +26,7 @@ from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
 from autosearch.workers import check_isolation
-from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings, as_evaluator
+from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings
 from quant import CalibrationData, FloatModel, QuantConfig, load_float_model
 from quant.calibration.data import DataReader, Feed
 from quant.calibration.ranges import needs_histogram
@@ -31,7 +36,6 @@ from quant.types import CALIBRATE_METHODS
 Data = CalibrationData | DataReader | Iterable[Feed]
 
 CACHE_FOLDER = "autosearch_cache"
-_DEFAULT_METRIC = "L2"
 _USES_OF_A_WEIGHT = 20
 """For one sample, at a guess: once in a Gemm, hundreds of times in a Conv."""
 
@@ -48,7 +52,7 @@ class Problem:
         evaluation_data: What the built-in evaluator compares on.
         space: What is varied.
         plan: Its stages.
-        evaluator: What gives the metrics.
+        evaluation: What gives the metrics.
         notes: What was decided on the way that the user may want to know.
     """
 
@@ -59,13 +63,24 @@ class Problem:
     evaluation_data: CalibrationData
     space: SearchSpace
     plan: Plan
-    evaluator: Evaluator
+    evaluation: Evaluation
     notes: tuple[str, ...]
 
     @property
+    def evaluator(self) -> Evaluator:
+        """What runs the model on data."""
+        return self.evaluation.software
+
+    @property
+    def objectives(self) -> Objectives:
+        """What is optimised; of a custom evaluator certain after its first evaluation only."""
+        searched = None if self.settings.metrics else searched_metric(self.settings, self.evaluator)
+        return make_objectives(self.settings, self.evaluation.metrics, searched)
+
+    @property
     def metric(self) -> Metric:
-        """The searched one; of a custom evaluator certain after its first evaluation only."""
-        return searched_metric(self.settings, self.evaluator)
+        """The searched one, or the first of several."""
+        return self.objectives.terms[0].metric
 
     @property
     def output_dir(self) -> Path:
@@ -91,17 +106,31 @@ class Problem:
             "evaluation data": self.evaluation_data.digest,
             "search space": self.space.digest,
             "quantization_config": digest_of_json(effective_config(self.base)),
-            "metric": [self.metric.name, self.metric.direction],
-            "evaluator": _identity(self.settings.search_evaluator or self.evaluator),
+            **self.objectives.identity,
+            **self._hardware_identity,
+            "evaluator": _identity(
+                self.evaluator if self.settings.metrics else self.settings.search_evaluator or self.evaluator
+            ),
             **self.plan.identity,
         }
 
-    def objective(self) -> Objective:
-        """What trials execute."""
+    @property
+    def _hardware_identity(self) -> Mapping[str, Any]:
+        identity = self.evaluation.identity
+        return {"hardware metrics": identity} if identity else {}
+
+    def objective(self, objectives: Objectives) -> Objective:
+        """What trials execute.
+
+        Args:
+            objectives: With limits resolved.
+        """
         return Objective(
             self.float_model,
             self.data,
-            self.evaluator,
+            self.evaluation,
+            objectives,
+            skips_infeasible=self.plan.learns_from_infeasible,
             cache_dir=self.cache_dir,
             cache_bytes=self.settings.search_cache_size,
             histograms=self._needs_histograms,
@@ -128,6 +157,7 @@ def pose(
     model_input: str | Path | FloatModel,
     calibration_data: Data,
     evaluation_data: Data | None = None,
+    evaluation_labels: ArrayLike | None = None,
 ) -> Problem:
     """Checks everything that can be checked before a trial.
 
@@ -137,6 +167,7 @@ def pose(
     """
     _check_supported(settings)
     check_isolation(settings)
+    check_objectives(settings)
     settings = with_evaluator(settings, Path.cwd())
     base = read_quantization_config(quantization_config)
     float_model = model_input if isinstance(model_input, FloatModel) else load_float_model(model_input)
@@ -147,17 +178,26 @@ def pose(
         held_out.check(float_model.inputs)
     space = SearchSpace(settings.search_space, base, cost_model=expected_cost(float_model, data))
     plan, notes = make_plan(settings, space)
-    plan.check(settings.search_seed)
+    plan.check(settings.search_seed, count_objectives(settings))
+    _check_seed_trials(settings, plan)
     _check_not_empty(plan.first.space)
-    evaluator = _evaluator(settings, float_model, held_out)
-    metric = searched_metric(settings, evaluator)  # refuses one that nothing produces
-    if settings.advanced_fastft_search:
-        check_direction(settings.advanced_fastft_params, metric)
+    bench = Bench(
+        float_model.path,
+        held_out,
+        evaluation_labels,
+        cache_dir=Path(settings.search_cache_dir) / CACHE_FOLDER,
+        session_settings=SessionSettings(threads=threads_per_worker(settings.n_jobs)),
+    )
+    evaluation = make_evaluation(settings, bench)
     if settings.search_pruner is not None:
         make_pruner(settings.search_pruner, settings.search_pruner_params)
-        _check_parts(evaluator, held_out)
+        _check_parts(evaluation.software, held_out)
+    problem = Problem(settings, base, float_model, data, held_out, plan.space, plan, evaluation, notes)
+    objectives = problem.objectives  # refuses metrics that nothing produces
+    if settings.advanced_fastft_search and objectives.searched is not None:
+        check_direction(settings.advanced_fastft_params, objectives.searched)
     _check_writable(Path(settings.search_output_dir))
-    return Problem(settings, base, float_model, data, held_out, plan.space, plan, evaluator, notes)
+    return replace(problem, notes=(*notes, *objectives.notes))
 
 
 def expected_cost(float_model: FloatModel, data: CalibrationData) -> CostModel:
@@ -211,16 +251,12 @@ def _check_supported(settings: AutoSearchConfig) -> None:
         )
 
 
-def _evaluator(settings: AutoSearchConfig, float_model: FloatModel, data: CalibrationData) -> Evaluator:
-    if settings.search_evaluator is not None:
-        return as_evaluator(settings.search_evaluator)
-    return DistanceEvaluator(
-        float_model.path,
-        data,
-        (settings.search_metric or _DEFAULT_METRIC,),
-        cache_dir=Path(settings.search_cache_dir) / CACHE_FOLDER,
-        session_settings=SessionSettings(threads=threads_per_worker(settings.n_jobs)),
-    )
+def _check_seed_trials(settings: AutoSearchConfig, plan: Plan) -> None:
+    if settings.seed_trials and plan.first.seeds is None:
+        raise ConfigError(
+            f"seed_trials: {settings.seed_trials} trials cannot come from layers' sensitivities, because"
+            " search_space has no layers; leave it out"
+        )
 
 
 def _check_parts(evaluator: Evaluator, data: CalibrationData) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from autosearch.files import write_best, write_log
+from autosearch.kept_models import KeptModels
 from autosearch.ledger import Ledger
+from autosearch.log_lines import aim, best_so_far, float_line, result_lines, trial_line
 from autosearch.model_files import ModelFiles, remove_leftovers
 from autosearch.problem import Problem
+from autosearch.records import Records
 from autosearch.samplers import History, Known, Proposal
-from autosearch.search_log import environment, log_result, measured, trial_line
+from autosearch.search_log import environment
 from autosearch.space import Configuration
 from autosearch.stage import Stage
 from autosearch.stop import stop_reason
@@ -27,12 +29,7 @@ from autosearch.study import SearchStudy
 from autosearch.time_left import TimeLeft
 from autosearch.trial import Outcome, SearchResult, Trial
 from autosearch.workers import Done, Executor, Task, make_executor
-from quant import QuantConfig
 from quant.cache import StageCount
-
-_LOG_EVERY_S = 5.0
-_LOG_SHARE = 0.02
-"""log.json is rewritten at most this often and for this share of the time; the study has it all."""
 
 
 class Run:
@@ -46,7 +43,7 @@ class Run:
         interruption: threading.Event,
         *,
         source: Mapping[str, Any],
-        float_value: float,
+        float_values: Mapping[str, float],
         started: float,
     ) -> None:
         """Takes what a search works with.
@@ -57,22 +54,23 @@ class Run:
             log: For people.
             interruption: Set when running trials should be the last ones.
             source: Model and data, for replaying configurations.
-            float_value: The float model's own value of the searched metric.
+            float_values: The float model's own, by metric.
             started: When the search began, by `time.monotonic`.
         """
         self.problem = problem
         self.study = study
         self.log = log
         self.interruption = interruption
-        self.source = source
+        self.float_values = float_values
         self.started = started
         self.earlier_s = study.elapsed_s()
-        self.models = ModelFiles(problem.models_dir)
-        self.ledger = Ledger(problem.metric, problem.settings.search_metric_tolerance, float_value)
+        self.objectives = problem.objectives.resolved(float_values)
+        self.ledger = Ledger(self.objectives, float_values.get(self.objectives.names[0], 0.0))
+        self.models = KeptModels(ModelFiles(problem.models_dir), self.ledger, problem.settings.keep_models)
+        self.records = Records(problem.output_dir, self.ledger, source)
         self.stage = problem.plan.first
         self.before_stage = 0
         self.time_left = TimeLeft(self.stage.space, self.stage.later)
-        self.write_log_after = time.monotonic() + _LOG_EVERY_S
 
     @property
     def elapsed_s(self) -> float:
@@ -82,17 +80,17 @@ class Run:
     def search(self) -> SearchResult:
         """The loop, from the first line of the log to the last."""
         self._log_start()
-        if not self.ledger.metric.against_float:
-            self.log.info("Float model: %s %.6g", self.ledger.metric.name, self.ledger.float_value)
+        if self.float_values:
+            self.log.info(float_line(self.float_values))
         self._recover()
         self.problem.models_dir.mkdir(parents=True, exist_ok=True)
-        objective = self.problem.objective()
+        objective = self.problem.objective(self.objectives)
         executor = make_executor(objective, self.problem.settings, self._abandoned())
         try:
             reason = self._search_stages(executor)
         except BaseException:
             executor.close()
-            for step in (self.study.release, self._write_best, self._write_log):
+            for step in (self.study.release, self.records.write_best, self.records.write_log):
                 with suppress(Exception):  # the disk or the storage may be what failed
                     step()
             raise
@@ -109,22 +107,18 @@ class Run:
         self._remove_leftovers()
         earlier, abandoned = self.study.recover()
         for digest in abandoned:
-            self.models.delete(digest)
-        if not any(trial.state == "complete" for trial in earlier):
+            self.models.files.delete(digest)
+        if not any(trial.state in ("complete", "infeasible") for trial in earlier):
             return
         for trial in earlier:
             self.ledger.add(trial)
-        for trial in self.ledger.by_number():
-            if not self._is_kept(trial):
-                self.models.delete(trial.digest)
-            path = str(self.models.path(trial.digest)) if self.models.holds(trial) else None
-            self.ledger.set_model(trial.number, path)
+        self.models.take_up()
         self.log.info("Continuing after %d trials", len(earlier))
 
     def _abandoned(self) -> dict[Path, int]:
         """How often earlier runs ended within the trial of a configuration that never got to its end."""
         times = self.study.abandonments()
-        return {self.models.path(d): count for d, count in times.items() if d not in self.ledger.known}
+        return {self.models.files.path(d): count for d, count in times.items() if d not in self.ledger.known}
 
     def _remove_leftovers(self) -> None:
         """What processes were writing that were killed."""
@@ -158,7 +152,10 @@ class Run:
 
     def _loop(self, executor: Executor, bar: tqdm[Any]) -> str | None:
         """One stage; why the search ends within it, or None at the end of its space."""
-        sampler = self.stage.sampler(self.problem.settings.search_seed)
+        settings = self.problem.settings
+        sampler = self.stage.seeded_sampler(
+            settings.search_seed, len(self.objectives.names), settings.seed_trials
+        )
         history = History(self.ledger.known, self.study.begin_stage(self.stage.name))
         running: dict[int, _Running] = {}
         exhausted = False
@@ -175,7 +172,7 @@ class Run:
                 return reason
             done = executor.next()
             self._finish(done, running.pop(done.number), executor.slots)
-            bar.set_postfix_str(self._best_so_far(), refresh=False)
+            bar.set_postfix_str(self._best_so_far, refresh=False)
             bar.update()
 
     def _start(self, proposal: Proposal, executor: Executor, running: dict[int, _Running]) -> None:
@@ -183,37 +180,23 @@ class Run:
         number = self.study.start(proposal, *stage.space.trial_params(configuration), stage.name)
         self.ledger.known[configuration.digest] = Known(number)
         running[number] = _Running(configuration, datetime.now(), stage.name)
-        path = self.models.path(configuration.digest)
+        path = self.models.files.path(configuration.digest)
         judge = self.problem.judge(self.ledger.trials.values())
         executor.submit(Task(number, configuration.config, path, judge))
 
     def _finish(self, done: Done, ran: _Running, slots: int) -> None:
         number, outcome = done.number, done.outcome
-        previous = self.ledger.best
         trial = self.ledger.add(ran.ended(number, outcome))
-        unwanted = [each for each in (trial, previous) if each is not None and not self._is_kept(each)]
-        for each in unwanted:
-            self.ledger.set_model(each.number, None)
+        unwanted = self.models.take_off((trial, *self.ledger.displaced))
         trial = self.ledger.trials[number]
-        self.study.finish(trial, outcome.metrics.get(self.ledger.metric.name), self.elapsed_s)
+        self.study.finish(trial, self.elapsed_s)
         self.time_left.observe(ran.configuration, outcome.seconds)
-        line = trial_line(trial, self._position, self.ledger.metric, self.ledger.tolerance)
-        self.log.info("%s%s; %s%s", done.prefix, line, self._best_so_far(), self._remaining(slots))
-        if trial is self.ledger.best:
-            self._write_best()
-        for each in unwanted:  # only now that no record names them
-            self.models.delete(each.digest)
-        if time.monotonic() > self.write_log_after:
-            self._write_log()
-
-    def _is_kept(self, trial: Trial) -> bool:
-        """Whether its model was asked for; the best one always is, candidate or not."""
-        keep = self.problem.settings.keep_models
-        if trial.state != "complete":
-            return False
-        wanted = keep == "all" or (keep == "candidates" and trial.is_candidate)
-        best = self.ledger.best
-        return wanted or (best is not None and trial.number == best.number)
+        line = trial_line(trial, self._position, self.objectives)
+        self.log.info("%s%s; %s%s", done.prefix, line, self._best_so_far, self._remaining(slots))
+        if trial is self.ledger.best or (trial.is_candidate and not self.objectives.is_single):
+            self.records.write_best()
+        self.models.delete(unwanted)  # only now that no record names them
+        self.records.write_log_if_due()
 
     def _limit_reached_with(self, running: int) -> bool:
         """Whether the trials that are running may be the last ones."""
@@ -245,42 +228,9 @@ class Run:
             left = min(left, max(0.0, limit - self.elapsed_s))
         return f"; about {left:.0f} s left"
 
+    @property
     def _best_so_far(self) -> str:
-        best = self.ledger.best
-        return (
-            "no result yet"
-            if best is None
-            else f"best {measured(best, self.ledger.metric)} (trial {best.number})"
-        )
-
-    def _write_best(self) -> None:
-        ranked = self.ledger.ranked()
-        candidates = [trial for trial in ranked if trial.is_candidate]
-        write_best(self.problem.output_dir, candidates or ranked[:1], self.ledger.metric.name, self.source)
-
-    def _write_log(self) -> None:
-        start = time.monotonic()
-        write_log(self.problem.output_dir, self.ledger.by_number(), self.ledger.metric.name, self.source)
-        took = time.monotonic() - start
-        self.write_log_after = start + max(_LOG_EVERY_S, took / _LOG_SHARE)
-
-    def _restore_models(self) -> None:
-        """Models of an earlier run that are wanted and gone are quantized again, to the same bytes."""
-        pipeline = None
-        for trial in self.ledger.ranked():
-            if trial.outcome.model_path is not None or not self._is_kept(trial):
-                continue
-            pipeline = pipeline or self.problem.objective().pipeline
-            config = QuantConfig(**trial.config)
-            path = self.models.path(trial.digest)
-            pipeline.quantize(config).save(path, external_data=config.use_external_data_format)
-            if self.models.holds(trial):
-                self.ledger.set_model(trial.number, str(path))
-                continue
-            self.models.delete(trial.digest)
-            self.log.warning(
-                "trial %d: its model, made again, is not the one evaluated, and was deleted", trial.number
-            )
+        return best_so_far(self.ledger.best, self.ledger.candidates, self.objectives)
 
     def _log_start(self) -> None:
         problem, settings = self.problem, self.problem.settings
@@ -293,35 +243,34 @@ class Run:
             problem.evaluation_data.samples,
         )
         self.log.info(
-            "%s by %s, %s, metric %s (%s), tolerance %s",
+            "%s by %s, seed %d, %d job(s), %s",
             problem.plan.described,
             type(problem.evaluator).__name__,
-            f"seed {settings.search_seed}, {settings.n_jobs} job(s)",
-            problem.metric.name,
-            problem.metric.direction,
-            "none: every configuration is a candidate"
-            if settings.search_metric_tolerance is None
-            else settings.search_metric_tolerance,
+            settings.search_seed,
+            settings.n_jobs,
+            aim(self.objectives),
         )
         for note in problem.notes:
             self.log.warning(note)
 
     def _end(self, reason: str, stages: Mapping[str, StageCount]) -> SearchResult:
-        self._restore_models()
-        self.models.remove_unneeded_weights()
+        self.models.restore(lambda: self.problem.objective(self.objectives).pipeline, self.log)
+        self.models.files.remove_unneeded_weights()
         ranked = self.ledger.ranked()
         result = SearchResult(
             trials=self.ledger.by_number(),
-            candidates=tuple(trial for trial in ranked if trial.is_candidate),
-            best=ranked[0] if ranked else None,
+            candidates=tuple(trial for trial in self.ledger.best_trials() if trial.is_candidate),
+            best=self.ledger.best,
             stop_reason=reason,
             interrupted=self.interruption.is_set(),
             seconds=self.elapsed_s,
             stages=dict(stages),
+            front=tuple(self.ledger.front()),
         )
-        self._write_best()
-        self._write_log()
-        log_result(self.log, result, self.ledger.metric, ranked)
+        self.records.write_best()
+        self.records.write_log()
+        for line in result_lines(result, self.objectives, ranked):
+            self.log.info(line)
         return result
 
 

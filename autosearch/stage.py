@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 from autosearch.ledger import Ledger
-from autosearch.samplers import Sampler, make_sampler
+from autosearch.samplers import Sampler, SeededSampler, learns_from_infeasible, make_sampler
 from autosearch.samplers.by_name import STARTUP_TRIALS
-from autosearch.space import SearchSpace
+from autosearch.space import Configuration, SearchSpace
 from autosearch.stop import Limits
 
 EXHAUSTED = "every configuration of the space has been tried"
@@ -28,6 +29,9 @@ class Stage:
         startup_trials: Of the sampler, see `make_sampler`.
         introduction: For the log.
         later: Spaces like those of the stages behind it, for estimates.
+        seeds: Gives the configurations of its space that are tried before the sampler is asked, at most
+            as many as it is given (None = as many as seem useful); called when the stage begins. None =
+            there are none.
     """
 
     space: SearchSpace
@@ -38,14 +42,29 @@ class Stage:
     startup_trials: int = STARTUP_TRIALS
     introduction: str | None = None
     later: tuple[SearchSpace, ...] = ()
+    seeds: Callable[[int | None], Iterable[Configuration]] | None = None
 
-    def sampler(self, seed: int) -> Sampler:
-        """A fresh one.
+    def sampler(self, seed: int, objectives: int = 1) -> Sampler:
+        """A fresh one, without the seeds.
 
         Raises:
-            ConfigError: If there is none of that name, or it cannot sample the space.
+            ConfigError: If there is none of that name, or it cannot sample the space, or not for so many
+                objectives.
         """
-        return make_sampler(self.algorithm, self.space, seed, self.place, self.startup_trials)
+        return make_sampler(self.algorithm, self.space, seed, self.place, self.startup_trials, objectives)
+
+    def seeded_sampler(self, seed: int, objectives: int = 1, seed_trials: int | None = None) -> Sampler:
+        """A fresh one, which proposes the seeds first.
+
+        Args:
+            seed: Of all randomness.
+            objectives: How many the study has.
+            seed_trials: How many seeds; None = as many as seem useful, 0 = none.
+        """
+        sampler = self.sampler(seed, objectives)
+        if self.seeds is None or seed_trials == 0:
+            return sampler
+        return SeededSampler(islice(self.seeds(seed_trials), seed_trials), sampler)
 
     def total(self, before: int) -> int | None:
         """How many trials the search can have in the end; None if nobody knows.
@@ -82,7 +101,12 @@ class Plan(Protocol):
         """What must be the same for a study to be continued, beside space, data and metric."""
         ...
 
-    def check(self, seed: int) -> None:
+    @property
+    def learns_from_infeasible(self) -> bool:
+        """Whether its samplers make use of trials that were not evaluated; see `samplers`."""
+        ...
+
+    def check(self, seed: int, objectives: int = 1) -> None:
         """Refuses what would fail later, or never end.
 
         Raises:
@@ -110,8 +134,12 @@ class OneStage:
     def described(self) -> str:
         return self.first.algorithm
 
-    def check(self, seed: int) -> None:
-        self.first.sampler(seed)
+    @property
+    def learns_from_infeasible(self) -> bool:
+        return learns_from_infeasible(self.first.algorithm)
+
+    def check(self, seed: int, objectives: int = 1) -> None:
+        self.first.sampler(seed, objectives)
 
     def after(self, stage: Stage, ledger: Ledger) -> str:
         return EXHAUSTED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import event
 
 from autosearch.errors import StudyError
@@ -31,6 +31,7 @@ _STAGE = "stage"
 _ABANDONED = "abandoned"
 _STATES: Mapping[State, TrialState] = {
     "complete": TrialState.COMPLETE,
+    "infeasible": TrialState.PRUNED,  # with its violations, of which TPE learns
     "failed": TrialState.FAIL,
     "pruned": TrialState.PRUNED,
 }
@@ -76,14 +77,18 @@ class SearchStudy:
     """Trials as Optuna keeps them, read and written in this product's terms."""
 
     def __init__(
-        self, storage: BaseStorage, fingerprint: Mapping[str, Any], direction: Direction, name: str | None
+        self,
+        storage: BaseStorage,
+        fingerprint: Mapping[str, Any],
+        directions: Sequence[Direction],
+        name: str | None,
     ) -> None:
         """Creates the study, or continues the one of this name.
 
         Args:
             storage: From `open_storage`.
             fingerprint: What is searched, JSON-ready; a study continues only the same.
-            direction: Of the searched metric.
+            directions: Of the objectives.
             name: None = one made from the fingerprint.
 
         Raises:
@@ -93,7 +98,7 @@ class SearchStudy:
         self.name = name or f"search-{_digest(plain)[:12]}"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = optuna.create_study(
-            storage=storage, study_name=self.name, direction=direction, load_if_exists=True
+            storage=storage, study_name=self.name, directions=list(directions), load_if_exists=True
         )
         self._storage = storage
         self._id = storage.get_study_id_from_name(self.name)
@@ -128,7 +133,7 @@ class SearchStudy:
             if frozen.state is not TrialState.RUNNING:
                 continue
             if trial is not None:  # its process ended between the outcome and this
-                self._end(frozen.number, _STATES[trial.state], frozen.user_attrs[_OUTCOME]["value"])
+                self._end(frozen.number, _STATES[trial.state], frozen.user_attrs[_OUTCOME]["values"])
                 continue
             self._storage.set_trial_user_attr(self._trial_id(frozen.number), _ABANDONED, True)
             self._end(frozen.number, TrialState.FAIL)
@@ -215,17 +220,20 @@ class SearchStudy:
             self._end(number, TrialState.FAIL)
         self._running.clear()
 
-    def finish(self, trial: Trial, value: float | None, elapsed_s: float) -> None:
+    def finish(self, trial: Trial, elapsed_s: float) -> None:
         """Records a trial's outcome and ends it.
 
         Args:
-            trial: With its outcome.
-            value: Of the searched metric; None if it failed.
+            trial: With its outcome, its values and its violations.
             elapsed_s: Of the whole search so far, for its limits after a resumption.
         """
         record = {
-            "value": value,
+            "values": trial.values,
             "metrics": dict(trial.outcome.metrics),
+            "hardware": dict(trial.outcome.hardware),
+            "infeasible": trial.outcome.infeasible,
+            "scaled": dict(trial.scaled),
+            "violations": dict(trial.violations),
             "seconds": dict(trial.outcome.seconds),
             "model_path": trial.outcome.model_path,
             "model_digest": trial.outcome.model_digest,
@@ -244,15 +252,16 @@ class SearchStudy:
         self._running.discard(trial.number)
         for step, each in trial.outcome.intermediate.items():
             self._storage.set_trial_intermediate_value(trial_id, step, each)
+        for key, each in _constraint_attributes(trial.violations).items():
+            self._storage.set_trial_system_attr(trial_id, key, each)
         self._storage.set_trial_user_attr(trial_id, _OUTCOME, record)
         if trial.number not in self._asked:
-            self._end(trial.number, _STATES[trial.state], value)
+            self._end(trial.number, _STATES[trial.state], trial.values)
             return
         self._asked.remove(trial.number)  # its sampler wants to be told, which costs some reads
-        self._asked_study.tell(trial.number, value, state=_STATES[trial.state])
+        self._asked_study.tell(trial.number, trial.values, state=_STATES[trial.state])
 
-    def _end(self, number: int, state: TrialState, value: float | None = None) -> None:
-        values = None if value is None else [value]
+    def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self._storage.set_trial_state_values(self._trial_id(number), state, values)
 
     def _trial_id(self, number: int) -> int:
@@ -272,7 +281,17 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
     record, described = frozen.user_attrs.get(_OUTCOME), frozen.user_attrs.get(_CONFIGURATION)
     if record is None or described is None or _REPEAT in frozen.user_attrs:
         return None
-    keys = ("metrics", "seconds", "model_path", "model_digest", "error", "traceback", "pruned_at")
+    keys = (
+        "metrics",
+        "hardware",
+        "infeasible",
+        "seconds",
+        "model_path",
+        "model_digest",
+        "error",
+        "traceback",
+        "pruned_at",
+    )
     intermediate = {int(step): value for step, value in record["intermediate"].items()}
     promotion = record.get("promotion")
     return Trial(
@@ -287,13 +306,20 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
         started=datetime.fromisoformat(record["started"]),
         ended=datetime.fromisoformat(record["ended"]),
         stage=frozen.user_attrs.get(_STAGE),
+        values=None if record["values"] is None else tuple(record["values"]),
+        scaled=record["scaled"],
+        violations=record["violations"],
     )
 
 
-def known(trial: Trial, metric: str) -> Known:
+def known(trial: Trial) -> Known:
     """What samplers see of a trial."""
-    value = trial.outcome.metrics.get(metric)
-    return Known(trial.number, None if value is None else (value,))
+    return Known(trial.number, trial.values, trial.violations)
+
+
+def _constraint_attributes(violations: Mapping[str, float]) -> Mapping[str, Any]:
+    """System attributes of a trial with these constraint values, as Optuna writes them."""
+    return create_trial(state=TrialState.FAIL, constraints=dict(violations)).system_attrs
 
 
 def _digest(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autosearch.trial import Trial
 from evaluators import Metric
@@ -40,6 +40,37 @@ def trials_table(ranked: Sequence[Trial], metric: Metric) -> str:
         model = trial.outcome.model_path or "-"
         rows.append([*row, trial.short, f"{trial.seconds:.2f}", model])
     return table(header, rows)
+
+
+def best_table(trials: Sequence[Trial]) -> str:
+    """Trials with all their metrics to 3 decimals, as MASE prints its best ones (an org-mode table)."""
+    header = ["", "number", "software_metrics", "hardware_metrics", "scaled_metrics"]
+    rows = [
+        [
+            str(position),
+            str(trial.number),
+            _rounded(trial.outcome.metrics),
+            _rounded(trial.outcome.hardware),
+            _rounded(trial.scaled),
+        ]
+        for position, trial in enumerate(trials)
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    widths[0] = max(widths[0], 2)
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if column < 2 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+        )
+        return f"| {' | '.join(padded)} |"
+
+    rule = "+".join("-" * (width + 2) for width in widths)
+    return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
+
+
+def _rounded(values: Mapping[str, float]) -> str:
+    return str({name: round(value, 3) for name, value in values.items()})
 
 
 def _is_number(cell: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from quant.cache import StageCount
 
-State = Literal["complete", "failed", "pruned"]
+State = Literal["complete", "infeasible", "failed", "pruned"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Outcome:
     """What one execution of a configuration gave.
 
     Attributes:
-        metrics: Value by metric name; empty if it failed.
+        metrics: Value by metric name, of software; empty if it was not evaluated to the end.
         seconds: Time by step: ``quantize`` and ``evaluate``.
         model_path: Where the quantized model is; None if there is none.
         model_digest: Of that file and what it refers to (`autosearch.digest.model_digest`).
@@ -27,6 +27,8 @@ class Outcome:
             a pruner.
         promotion: What automatic mixed precision decided, on a line; None without it.
         pruned_at: The percentage after which evaluation was given up; None if it was not.
+        hardware: Value by metric name, of hardware.
+        infeasible: Whether it was not evaluated, because its hardware metrics break a constraint.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -38,6 +40,13 @@ class Outcome:
     intermediate: Mapping[int, float] = field(default_factory=dict)
     pruned_at: int | None = None
     promotion: str | None = None
+    hardware: Mapping[str, float] = field(default_factory=dict)
+    infeasible: bool = False
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """Every value by metric name, of software and of hardware."""
+        return {**self.metrics, **self.hardware}
 
     @property
     def seconds_saved(self) -> float:
@@ -58,10 +67,15 @@ class Trial:
         params: What was chosen, flat.
         config: The full effective configuration, nested as `quant.QuantConfig` takes it.
         outcome: Metrics, times, model, or the error.
-        difference: Of the searched metric against the float model; None if it failed.
-        is_candidate: Whether the difference is within tolerance.
+        difference: Of the searched metric against the float model; None if it failed, or if there are
+            objectives instead.
+        is_candidate: Whether it keeps to the constraints and is within tolerance or, of several
+            objectives, no other such trial betters it in all.
         started, ended: Local time.
         stage: Of a search in stages; None where there is one alone.
+        values: Of the objectives, in the study's order; None if it was not evaluated to the end.
+        scaled: Scale times value, by metric.
+        violations: By constraint, as a share of its limit; at most 0 where it is kept to.
     """
 
     number: int
@@ -75,10 +89,20 @@ class Trial:
     started: datetime
     ended: datetime
     stage: str | None = None
+    values: tuple[float, ...] | None = None
+    scaled: Mapping[str, float] = field(default_factory=dict)
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def violated(self) -> dict[str, float]:
+        """The constraints that it breaks."""
+        return {name: beyond for name, beyond in self.violations.items() if beyond > 0}
 
     @property
     def state(self) -> State:
         """Whether it has metrics, and why not."""
+        if self.outcome.infeasible:
+            return "infeasible"
         if self.outcome.pruned_at is not None:
             return "pruned"
         return "failed" if self.outcome.error is not None else "complete"
@@ -95,12 +119,15 @@ class SearchResult:
 
     Attributes:
         trials: All, by number.
-        candidates: Those within tolerance, best first.
-        best: The trial with the least difference, candidate or not; None if all failed.
+        candidates: Best first: those that keep to tolerance and constraints or, of several objectives,
+            the Pareto front among them.
+        best: Of all trials with a result, candidate or not; None if there is none. Of a Pareto front, the
+            trial that is best in the first objective.
         stop_reason: Why the search ended, in words.
         interrupted: Whether a person ended it.
         seconds: Wall-clock time, earlier runs of a resumed search included.
         stages: What the stage caches of all processes computed and found, by stage.
+        front: The Pareto front; of one objective, the best candidate alone.
     """
 
     trials: tuple[Trial, ...]
@@ -110,6 +137,12 @@ class SearchResult:
     interrupted: bool
     seconds: float
     stages: Mapping[str, StageCount] = field(default_factory=dict)
+    front: tuple[Trial, ...] = ()
+
+    @property
+    def infeasible(self) -> tuple[Trial, ...]:
+        """Trials that break a constraint, evaluated or not."""
+        return tuple(trial for trial in self.trials if trial.violated)
 
     @property
     def failed(self) -> tuple[Trial, ...]:

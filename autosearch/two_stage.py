@@ -9,6 +9,7 @@ from typing import Any
 
 from autosearch.errors import ConfigError
 from autosearch.ledger import Ledger
+from autosearch.samplers import learns_from_infeasible
 from autosearch.space import SearchSpace
 from autosearch.space.parts import Part
 from autosearch.space.rules import Flat
@@ -80,18 +81,23 @@ class TwoStages:
         finetune = self._stage(FINETUNE, self._finetune_space(bases), self.algorithm)
         return replace(finetune, introduction=introduction)
 
-    def check(self, seed: int) -> None:
+    @property
+    def learns_from_infeasible(self) -> bool:
+        """Of the second stage; the first one does not learn."""
+        return learns_from_infeasible(self.algorithm)
+
+    def check(self, seed: int, objectives: int = 1) -> None:
         """Refuses what would fail later, or never end.
 
         Raises:
             ConfigError: With the key and the remedy.
         """
         try:
-            self.first.sampler(seed)
+            self.first.sampler(seed, objectives)
         except ConfigError as error:
             raise ConfigError(f"two_stage_search tries every calibration configuration: {error}") from None
         for space in self.first.later:
-            self._stage(FINETUNE, space, self.algorithm).sampler(seed)
+            self._stage(FINETUNE, space, self.algorithm).sampler(seed, objectives)
             if space.raw_size is None and self.time_limit_s is None:
                 raise ConfigError(
                     "two_stage_search: a continuous range of FastFinetune has no end, and of the stop"

@@ -1,14 +1,26 @@
 from evaluators.accuracy import AccuracyEvaluator
 from evaluators.builtin import DistanceEvaluator
-from evaluators.custom import CustomEvaluator, as_evaluator
+from evaluators.classification import ClassificationEvaluator
+from evaluators.combined import CombinedEvaluator, as_evaluator
+from evaluators.custom import CustomEvaluator
 from evaluators.distance import DISTANCES, distance_metric
 from evaluators.errors import EvaluationError, EvaluatorError, EvaluatorInputError
+from evaluators.hardware import (
+    HardwareEvaluator,
+    ModelCost,
+    float_cost,
+    hardware_metrics,
+    is_hardware_metric,
+)
 from evaluators.metric import Direction, Evaluator, Metric
+from evaluators.perplexity import PerplexityEvaluator
 from evaluators.sessions import SessionSettings
 
 __all__ = [
     "DISTANCES",
     "AccuracyEvaluator",
+    "ClassificationEvaluator",
+    "CombinedEvaluator",
     "CustomEvaluator",
     "Direction",
     "DistanceEvaluator",
@@ -16,8 +28,14 @@ __all__ = [
     "Evaluator",
     "EvaluatorError",
     "EvaluatorInputError",
+    "HardwareEvaluator",
     "Metric",
+    "ModelCost",
+    "PerplexityEvaluator",
     "SessionSettings",
     "as_evaluator",
     "distance_metric",
+    "float_cost",
+    "hardware_metrics",
+    "is_hardware_metric",
 ]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
-import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from evaluators.errors import EvaluationError, EvaluatorInputError
+from evaluators.labelled_scores import LabelledScores, Labels
 from evaluators.metric import Metric, hint
-from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feeds, create_session, run_batches
+from evaluators.sessions import Feed, SessionConfig, SessionSettings
+
+Average = Literal["micro", "macro"]
 
 
 class AccuracyEvaluator:
@@ -26,11 +27,13 @@ class AccuracyEvaluator:
         output: Name of the output with the scores, (batch, classes, *spatial); None stands for the
             only output.
         top_k: How many of the highest scores count. Of equal scores the lower class comes first.
+        average: "micro" is the share of all labels; "macro" the mean, over the classes that occur, of the
+            share of each class's labels.
         session_settings: How models are run.
 
     Raises:
         EvaluatorInputError: If the labels are not integers from 0, there is none, top_k is below 1,
-            or the feeds can be read only once.
+            the average is unknown, or the feeds can be read only once.
     """
 
     def __init__(
@@ -40,29 +43,23 @@ class AccuracyEvaluator:
         *,
         output: str | None = None,
         top_k: int = 1,
+        average: Average = "micro",
         session_settings: SessionSettings | None = None,
     ) -> None:
-        check_feeds(feeds)
-        if top_k < 1:
-            raise EvaluatorInputError(f"top_k: must be at least 1, not {top_k!r}")
-        self._feeds = feeds
-        self._labels = _checked_labels(labels)
-        self._output = output
+        self._metric = accuracy_metric(top_k, average)
+        self._data = LabelledScores(feeds, labels, output, session_settings)
         self._top_k = top_k
-        self._session_settings = session_settings or SessionSettings()
-        name = "accuracy" if top_k == 1 else f"top{top_k}_accuracy"
-        self._metrics = (Metric(name, unit="", direction="maximize", against_float=False),)
+        self._average = average
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """One metric, "accuracy" or "top<k>_accuracy", between 0 and 1."""
-        return self._metrics
+        """One metric between 0 and 1: "accuracy", or "top<k>_accuracy"; "macro_" before it if it is that."""
+        return (self._metric,)
 
     @property
     def identity(self) -> str:
         """Tells apart evaluators that give other numbers on the same feeds."""
-        labels = hashlib.sha256(self._labels.tobytes()).hexdigest()
-        return f"{self._metrics[0].name} of {self._output} on {labels}"
+        return f"{self._metric.name} of {self._data.identity}"
 
     def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """Accuracy of one model.
@@ -71,46 +68,58 @@ class AccuracyEvaluator:
             EvaluationError: If the model does not run, its scores do not fit the labels, or a score
                 is NaN.
         """
-        session = create_session(model_path, self._session_settings, session_config)
-        output = self._scores_output(session)
-        samples = hits = 0
-        for (scores,) in run_batches(session, self._feeds, [output]):
-            self._check_scores(output, scores)
-            labels = self._labels[samples : samples + len(scores)]
-            samples += len(scores)
-            if samples > len(self._labels):
-                break
-            hits += count_top_k(scores, _fitting(labels, scores), self._top_k)
-        if samples != len(self._labels):
-            more = "more samples" if samples > len(self._labels) else f"{samples} samples"
-            raise EvaluationError(f"labels: {len(self._labels)} labels for {more} in the feeds")
-        return {self._metrics[0].name: hits / self._labels.size}
-
-    def _scores_output(self, session: onnxruntime.InferenceSession) -> str:
-        names = [output.name for output in session.get_outputs()]
-        if self._output is None and len(names) > 1:
-            raise EvaluationError(f"output: the model has {', '.join(names)}; name the one with the scores")
-        if self._output is not None and self._output not in names:
-            raise EvaluationError(
-                f"output: the model has no output {self._output!r}; {hint(self._output, names)}"
-            )
-        return self._output or names[0]
-
-    def _check_scores(self, output: str, scores: Any) -> None:
-        shape: tuple[int, ...] = getattr(scores, "shape", ())
-        if len(shape) < 2 or shape[1] < 2 or scores.dtype.kind not in "fiu":
-            raise EvaluationError(
-                f"output {output!r} has shape {shape}; scores are numbers, (batch, classes, ...), "
-                "of at least 2 classes"
-            )
-        if self._top_k > shape[1]:
-            raise EvaluationError(f"top_k: {self._top_k} of {shape[1]} classes is always right")
-        if np.isnan(scores).any():
-            raise EvaluationError(f"output {output!r} has NaN among its scores")
+        hits = Hits(self._top_k)
+        for scores, labels in self._data.batches(self._data.open(model_path, session_config)):
+            hits.add(scores, labels)
+        return {self._metric.name: hits.share(self._average)}
 
 
-def count_top_k(scores: NDArray[Any], labels: NDArray[np.integer[Any]], k: int) -> int:
-    """Number of labels that are among the k highest scores; of equal scores the lower class wins.
+class Hits:
+    """Counts, class by class, the labels that are among the k highest scores."""
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+        self._of_class = np.zeros(0, np.int64)
+        self._hits_of_class = np.zeros(0, np.int64)
+
+    def add(self, scores: NDArray[Any], labels: Labels) -> None:
+        """Counts a batch of scores (batch, classes, *spatial) and labels (batch, *spatial).
+
+        Raises:
+            EvaluationError: If there are fewer classes than would count.
+        """
+        classes = scores.shape[1]
+        if self._top_k > classes:
+            raise EvaluationError(f"top_k: {self._top_k} of {classes} classes is always right")
+        labels = labels.astype(np.int64, copy=False)  # bincount takes no uint64
+        hits = labels[among_top_k(scores, labels, self._top_k)]
+        self._of_class = _plus(self._of_class, np.bincount(labels.reshape(-1), minlength=classes))
+        self._hits_of_class = _plus(self._hits_of_class, np.bincount(hits, minlength=classes))
+
+    def share(self, average: Average) -> float:
+        """Share of the labels that were hit, of all or as the mean over the classes that occurred."""
+        if average == "micro":
+            return float(self._hits_of_class.sum() / self._of_class.sum())
+        occurred = self._of_class > 0
+        return float(np.mean(self._hits_of_class[occurred] / self._of_class[occurred]))
+
+
+def accuracy_metric(top_k: int, average: str) -> Metric:
+    """The metric with those options.
+
+    Raises:
+        EvaluatorInputError: If top_k is below 1 or the average is unknown.
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise EvaluatorInputError(f"top_k: must be at least 1, not {top_k!r}")
+    if average not in get_args(Average):
+        raise EvaluatorInputError(f"average: unknown {average!r}; {hint(str(average), get_args(Average))}")
+    name = "accuracy" if top_k == 1 else f"top{top_k}_accuracy"
+    return Metric(name if average == "micro" else f"macro_{name}", "", "maximize")
+
+
+def among_top_k(scores: NDArray[Any], labels: Labels, k: int) -> NDArray[np.bool]:
+    """Which labels are among the k highest scores; of equal scores the lower class wins.
 
     The rank of a label is the number of classes that score higher, plus those before it that score
     the same; for k = 1 this is `argmax(scores) == label`.
@@ -119,37 +128,22 @@ def count_top_k(scores: NDArray[Any], labels: NDArray[np.integer[Any]], k: int) 
         scores: (batch, classes, *spatial), without NaN.
         labels: (batch, *spatial), from 0 to classes - 1.
         k: From 1.
+
+    Returns:
+        (batch, *spatial).
     """
     if k == 1:
-        return int(np.count_nonzero(scores.argmax(axis=1) == labels))
+        return np.asarray(scores.argmax(axis=1) == labels)
     label = np.expand_dims(labels, 1)
     score = np.take_along_axis(scores, label, axis=1)
     classes = np.arange(scores.shape[1]).reshape(1, -1, *(1,) * (scores.ndim - 2))
     ahead = (scores > score) | ((scores == score) & (classes < label))
-    return int(np.count_nonzero(np.count_nonzero(ahead, axis=1) < k))
+    return np.asarray(np.count_nonzero(ahead, axis=1) < k)
 
 
-def _checked_labels(labels: ArrayLike) -> NDArray[np.integer[Any]]:
-    try:
-        array = np.asarray(labels)
-    except ValueError as error:
-        raise EvaluatorInputError(f"labels: not one array of equal shapes: {error}") from error
-    if array.dtype.kind not in "iu" or not array.size or not array.ndim:
-        raise EvaluatorInputError(
-            f"labels: must be integers, at least one, not {array.dtype} of shape {array.shape}"
-        )
-    if array.min() < 0:
-        raise EvaluatorInputError(f"labels: classes count from 0, but {array.min()} is among them")
-    return array
-
-
-def _fitting(labels: NDArray[np.integer[Any]], scores: NDArray[Any]) -> NDArray[np.integer[Any]]:
-    """The labels, if they fit the scores of a batch in shape and number of classes."""
-    if len(labels) == len(scores) and labels.shape[1:] != scores.shape[2:]:
-        raise EvaluationError(
-            f"labels: shape {labels.shape} for scores of shape {scores.shape}; "
-            f"expected {(len(scores), *scores.shape[2:])}"
-        )
-    if labels.size and labels.max() >= scores.shape[1]:
-        raise EvaluationError(f"labels: {labels.max()} is none of the {scores.shape[1]} classes from 0")
-    return labels
+def _plus(counts: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sum of two counts by class; a model may give later batches more classes."""
+    total = np.zeros(max(len(counts), len(more)), np.int64)
+    total[: len(counts)] += counts
+    total[: len(more)] += more
+    return total

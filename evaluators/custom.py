@@ -10,10 +10,8 @@ from typing import Any, SupportsFloat
 
 import numpy as np
 
-from evaluators.accuracy import AccuracyEvaluator
-from evaluators.builtin import DistanceEvaluator
 from evaluators.errors import EvaluationError, EvaluatorInputError
-from evaluators.metric import Direction, Evaluator, Metric, hint
+from evaluators.metric import Direction, Metric, hint
 from evaluators.sessions import SessionConfig
 
 _DIRECTIONS: Mapping[str, Direction] = {"minimize": "minimize", "maximize": "maximize"}
@@ -119,13 +117,6 @@ class CustomEvaluator:
         if isinstance(self._direction, Mapping):
             return Metric(name, direction=self._direction.get(name, "maximize"))
         return Metric(name, direction=self._direction)
-
-
-def as_evaluator(user: Any) -> Evaluator:
-    """The evaluator itself if it is one of this package's, else a wrapper around it."""
-    if isinstance(user, DistanceEvaluator | AccuracyEvaluator | CustomEvaluator):
-        return user
-    return CustomEvaluator(user)
 
 
 def _instance(user: Any) -> Any:

@@ -18,6 +18,8 @@ from quant.grids import Grids, fixed_params, overridden_range
 from quant.qparams import Grid, QuantParams, quant_params
 from quant.types import CalibrationMethod, Encoding, PowerOfTwoMethod
 
+_NO_OVERRIDE = TensorOverride()
+
 
 def tensor_ranges(
     statistics: Mapping[str, TensorStatistics], tensors: Iterable[str], grid: Grid, config: QuantConfig
@@ -63,17 +65,18 @@ def activation_params(
                 continue
             known = ranges if grid == grids.default else {}
             real = np.dtype(np.float16 if name in placement.half else np.float32)
-            own = _activation_params(source, statistics, known, grid.within(real), override, grids.config)
+            own = format_params(source, statistics, known, grid.within(real), override, config=grids.config)
             params[base] = own.cast(real)
     return params
 
 
-def _activation_params(
+def format_params(
     source: str | tuple[float, float],
     statistics: Mapping[str, TensorStatistics],
     ranges: Mapping[str, Range],
     grid: Grid,
-    override: TensorOverride,
+    override: TensorOverride = _NO_OVERRIDE,
+    *,
     config: QuantConfig,
 ) -> QuantParams:
     """Parameters of one format of one activation.

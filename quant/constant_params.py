@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quant.calibration.distribution import float8_params
@@ -31,6 +32,21 @@ Constants = Mapping[str, NDArray[Any]]
 """Float initializers by name."""
 
 
+class Initializers(dict[str, NDArray[Any]]):
+    """Initializers by name, as arrays, each read when it is first asked for."""
+
+    def __init__(self, model: ir.Model) -> None:
+        super().__init__()
+        self._initializers = model.graph.initializers
+
+    def __missing__(self, name: str) -> NDArray[Any]:
+        tensor = self._initializers[name].const_value
+        assert tensor is not None
+        array: NDArray[Any] = tensor.numpy()
+        self[name] = array
+        return array
+
+
 def constant_params(placement: Placement, constants: Constants, grids: Grids) -> dict[str, QuantParams]:
     """Parameters of every quantized constant from its own values, by its name."""
     params = {}
@@ -45,7 +61,7 @@ def constant_params(placement: Placement, constants: Constants, grids: Grids) ->
 def _constant_params(site: Weight, values: NDArray[Any], grid: Grid, grids: Grids) -> QuantParams:
     overrides = grids.overrides(site.name)
     if not any(given.scale or given.rmin is not None or given.rmax is not None for given in overrides):
-        return _derived_params(site, values, grid, grids.config)
+        return derived_params(site, values, grid, grids.config)
     channels = 1 if site.axis is None else values.shape[site.axis]
     if len(overrides) not in (1, channels):
         raise ConfigError(
@@ -68,8 +84,8 @@ def _constant_params(site: Weight, values: NDArray[Any], grid: Grid, grids: Grid
 WeightRule = Callable[[NDArray[Any], Grid, int | None], QuantParams]
 
 
-def _derived_params(site: Weight, values: NDArray[Any], grid: Grid, config: QuantConfig) -> QuantParams:
-    """Parameters of a constant by the configuration's rule."""
+def derived_params(site: Weight, values: NDArray[Any], grid: Grid, config: QuantConfig) -> QuantParams:
+    """Parameters of a constant by the configuration's rule: its extremes, or the least squared error."""
     if grid.type.encoding is Encoding.FLOAT8 and config.calibrate_method is CalibrationMethod.Distribution:
         others = None if site.axis is None else tuple(i for i in range(values.ndim) if i != site.axis)
         if site.block_size is None:

@@ -106,8 +106,8 @@ class GraphStages:
             self._heads[samples] = self.data.head(samples)
         return self._heads[samples]
 
-    def transform(self, config: QuantConfig) -> Transformed:
-        """The graph that the configuration's transforms make."""
+    def prepared(self, config: QuantConfig) -> Transformed:
+        """The graph before any transform."""
         opset = required_opset(config)
         subgraphs = config.extra_options.EnableSubgraph
         key: tuple[Any, ...] = (self.float_model.digest, config.optimize_model, opset)
@@ -115,13 +115,16 @@ class GraphStages:
         model, skipped = self.cache.get(
             _PREPARE, {"of": key}, lambda: self._prepare(config.optimize_model, opset, subgraphs)
         )
+        return Transformed(model, key, skipped)
+
+    def transform(self, config: QuantConfig) -> Transformed:
+        """The graph that the configuration's transforms make."""
+        transformed = prepared = self.prepared(config)
         if config.include_cle:
             options = EqualizationOptions.of(config.extra_options)
-            key = (*key, "cle", *asdict(options).values())
-            prepared = model
-            model, left = self.cache.get(_TRANSFORM, {"of": key}, lambda: equalize(prepared, options))
-            skipped += left
-        transformed = Transformed(model, key, skipped)
+            key = (*prepared.key, "cle", *asdict(options).values())
+            model, left = self.cache.get(_TRANSFORM, {"of": key}, lambda: equalize(prepared.model, options))
+            transformed = Transformed(model, key, prepared.skipped + left)
         return self._smooth(transformed, config) if config.include_sq else transformed
 
     def _prepare(self, optimize: bool, opset: int, subgraphs: bool) -> tuple[ir.Model, tuple[Skip, ...]]:

@@ -18,29 +18,30 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from quant.activation_params import activation_params, tensor_ranges
 from quant.cache import Stage, StageCount
 from quant.calibration.ranges import Range
 from quant.config import FastFinetuneConfig, QuantConfig
-from quant.constant_params import Constants, code_bounds, constant_params, quantized_weight
+from quant.constant_params import Constants, Initializers, code_bounds, constant_params, quantized_weight
 from quant.errors import QuantizationError
 from quant.finetune.device import inference_providers
 from quant.finetune.finetune import (
     Finetuned,
-    Quantization,
     correct_biases,
     finetune_model,
-    finetuned_tensors,
 )
+from quant.finetune.numbers import Numbers, Quantization
 from quant.finetune.results import CachedSolve
 from quant.finetune.walk import Twins
 from quant.graph.insert import Skeleton, fill
 from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.session import check_providers
-from quant.graph_stages import GraphStages, Transformed
+from quant.graph_stages import Transformed
 from quant.grids import Grids
+from quant.layer_stages import LayerStages
+from quant.layers.cost import ModelCost, model_cost
+from quant.layers.placed import placed_bits
 from quant.mixed_precision.analysis import PrecisionAnalysis
 from quant.mixed_precision.promotion import Promotion, decode_promotion, encode_promotion
 from quant.mixed_precision.sensitivity import SensitivityTable, decode_table, encode_table
@@ -64,7 +65,7 @@ _SENSITIVITY: Stage[SensitivityTable] = Stage("sensitivity", 1, 16, encode_table
 _PROMOTION: Stage[Promotion] = Stage("promotion", 1, 64, encode_promotion, decode_promotion)
 
 
-class Pipeline(GraphStages):
+class Pipeline(LayerStages):
     """Quantizes one float model with any number of configurations, computing shared stages once."""
 
     def quantize(self, config: QuantConfig) -> QuantizedModel:
@@ -74,6 +75,8 @@ class Pipeline(GraphStages):
             QuantError: Of the kind that names the culprit.
         """
         check_providers(config.execution_providers)
+        if config.layers is not None:
+            return self._quantize_layers(config)
         if config.include_auto_mp:
             promotion = self.promotion(config)
             _log.info("%s", promotion)
@@ -88,7 +91,7 @@ class Pipeline(GraphStages):
             )
         grids = Grids(config)
         skipped = transformed.skipped + placement.skipped + grids.check(placement)
-        constants = _Constants(transformed.model)
+        constants = Initializers(transformed.model)
         params = self._params(transformed, placement, constants, grids)
         numbers = Quantization(placement, params, constants, grids)
         weights = self._weights(transformed, numbers)
@@ -98,18 +101,30 @@ class Pipeline(GraphStages):
         )
         record_session_config(model, settings)
         bits, shared = tensor_bits(placement, grids), plan.skeleton.weights
-        nearest = QuantizedModel(model, bits, skipped, settings, shared)
+        cost = self._placed_cost(transformed, placement, grids)
+        nearest = QuantizedModel(model, bits, skipped, settings, shared, cost=cost)
+        return self._improved(transformed, numbers, nearest, config)
+
+    def _quantize_layers(self, config: QuantConfig) -> QuantizedModel:
+        """With a format for every layer in place of a placement."""
+        transformed = self.transform(config)
+        nearest, numbers = self._formatted(transformed, config)
+        return self._improved(transformed, numbers, nearest, config)
+
+    def _improved(
+        self, transformed: Transformed, numbers: Numbers, nearest: QuantizedModel, config: QuantConfig
+    ) -> QuantizedModel:
+        """The model after finetuning or bias correction, if the configuration asks for either."""
         if not config.include_fast_ft and not config.extra_options.BiasCorrection:
             return nearest
-        finetuned = self._finetune(transformed, numbers, nearest)
-        model = fill(Skeleton(model, shared), finetuned_tensors(finetuned, numbers))
-        return QuantizedModel(model, bits, skipped + finetuned.skipped, settings, shared)
+        finetuned = self._finetune(transformed, numbers, nearest, config)
+        model = fill(Skeleton(nearest.model, nearest.weights), finetuned.tensors.values())
+        return replace(nearest, model=model, skipped=nearest.skipped + finetuned.skipped)
 
     def _finetune(
-        self, transformed: Transformed, numbers: Quantization, nearest: QuantizedModel
+        self, transformed: Transformed, numbers: Numbers, nearest: QuantizedModel, config: QuantConfig
     ) -> Finetuned:
         """What takes the place of nearest rounding and of the float model's biases."""
-        config = numbers.grids.config
         options = config.extra_options.FastFinetune
         quantized = ir.from_proto(nearest.standalone())
         assert isinstance(quantized, ir.Model)
@@ -167,7 +182,7 @@ class Pipeline(GraphStages):
             transformed.model,
             placement,
             self.statistics(transformed, config, placement.calibrated),
-            _Constants(transformed.model),
+            Initializers(transformed.model),
             self._formats,
             self._candidate,
             self.data,
@@ -183,7 +198,7 @@ class Pipeline(GraphStages):
         """The grid of every tensor that has one of its own, with the codes of constants."""
         transformed = self.transform(config)
         placement = self._plan(transformed, PlacementOptions.of(config, transformed.inserted)).placement
-        grids, constants = Grids(config), _Constants(transformed.model)
+        grids, constants = Grids(config), Initializers(transformed.model)
         params = self._params(transformed, placement, constants, grids)
         codes = self._weights(transformed, Quantization(placement, params, constants, grids))
         formats = {
@@ -194,6 +209,12 @@ class Pipeline(GraphStages):
         for site, own in zip_longest(placement.weights.values(), codes):
             formats[site.name] = TensorFormat(grids.weight(site).type, params.get(site.name), own)
         return formats
+
+    def _placed_cost(self, transformed: Transformed, placement: Placement, grids: Grids) -> ModelCost:
+        """What the layers cost with a placement."""
+        layers, sizes = self._layers(transformed), self._sizes(grids.config)
+        bits = {layer.name: placed_bits(layer, placement, grids) for layer in layers}
+        return model_cost(transformed.model.graph, layers, sizes, bits, emulated=False)
 
     def _params(
         self, transformed: Transformed, placement: Placement, constants: Constants, grids: Grids
@@ -281,18 +302,3 @@ _RANGE_OPTIONS = {
     "DistributionDeviations",
 }
 """What `tensor_ranges` reads of the options."""
-
-
-class _Constants(dict[str, NDArray[Any]]):
-    """Initializers by name, as arrays, each read when it is first asked for."""
-
-    def __init__(self, model: ir.Model) -> None:
-        super().__init__()
-        self._initializers = model.graph.initializers
-
-    def __missing__(self, name: str) -> NDArray[Any]:
-        tensor = self._initializers[name].const_value
-        assert tensor is not None
-        array: NDArray[Any] = tensor.numpy()
-        self[name] = array
-        return array

@@ -10,6 +10,7 @@ import onnx
 
 from quant.graph.save import save_model
 from quant.graph.shared_weights import SharedWeights
+from quant.layers.cost import NO_COST, LayerCost, ModelCost
 from quant.mixed_precision.promotion import Promotion
 from quant.transforms.skip import Skip
 
@@ -28,14 +29,21 @@ class QuantizedModel:
             model at every optimisation level; they are recorded in its metadata, too.
         weights: What the model's initializers refer to; None if it holds them all.
         promotion: What automatic mixed precision decided on, where it was asked for.
+        cost: What its layers read, store and multiply, in how many bits.
     """
 
     model: onnx.ModelProto
-    bits: Mapping[str, int]
+    bits: Mapping[str, float]
     skipped: tuple[Skip, ...]
     session_config: tuple[tuple[str, str], ...] = ()
     weights: SharedWeights | None = None
     promotion: Promotion | None = None
+    cost: ModelCost = NO_COST
+
+    @property
+    def layers(self) -> tuple[LayerCost, ...]:
+        """What each layer costs."""
+        return self.cost.layers
 
     def save(self, path: str | Path, *, external_data: bool = False) -> None:
         """Writes the model under a temporary name and renames it; the same model, the same bytes.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
+import numpy as np
 import onnx
 
 from quant.config import QuantConfig
+from quant.formats import Format
 from quant.graph.prepare import OPSET
 from quant.types import ELEMENT_TYPES, ElementType, Encoding
 
@@ -22,8 +25,36 @@ _KEEP_RELU = ("optimization.disable_specified_optimizers", "ReluQuantRewrite;Cli
 
 def required_opset(config: QuantConfig) -> int:
     """The least opset that has every type of the configuration."""
+    if config.layers is not None:
+        formats = {(own, role != "data_in") for role, own in config.layers.formats()}
+        return max((_format_opset(own, packed) for own, packed in formats), default=OPSET)
     two_bits = any(ELEMENT_TYPES[name].bits == 2 for name in config.element_names())
     return TWO_BIT_OPSET if two_bits else OPSET
+
+
+@lru_cache(maxsize=1024)
+def _format_opset(own: Format, packed: bool) -> int:
+    """The least opset that a format goes into, as a constant (packed) or as an activation."""
+    if own.calibrated:  # what it will be like is not known before it has a range
+        own = own.bound(np.asarray(-1, np.float32), np.asarray(1, np.float32))
+    native = own.native(packed=packed)
+    if native is not None and (packed or native.params is not None):
+        return max(OPSET, native.opset)
+    emulation = own.emulation()
+    return OPSET if emulation is None else max(OPSET, emulation.opset)
+
+
+def formatted_session_config(elements: Iterable[ElementType]) -> tuple[tuple[str, str], ...]:
+    """Session config entries for a model with formats for its layers.
+
+    What it computes is meant to be float numbers rounded to formats, exactly; onnxruntime's integer kernels
+    would stand in for some layers and not for others, and do not exist for most formats.
+
+    Args:
+        elements: The types of all Q/DQ nodes.
+    """
+    float8 = any(element.encoding is Encoding.FLOAT8 for element in elements)
+    return (_DISABLE_FUSION, _KEEP_RELU) if float8 else (_DISABLE_FUSION,)
 
 
 def session_config(

@@ -71,6 +71,10 @@ SHORT_NAMES: Mapping[str, str] = {
     "BruteForce": "BruteForceSampler",
 }
 
+_ONE_OBJECTIVE = ("CmaEsSampler",)
+_NEEDS_VALUES = ("NSGAIISampler", "NSGAIIISampler", "GPSampler")
+"""Optuna's samplers that learn from violations, but only of trials that have values, too."""
+
 _PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "CmaEsSampler": ("samplers", ("cmaes",)),
     "GPSampler": ("gp", ("scipy", "torch")),
@@ -84,12 +88,22 @@ def sampler_names() -> tuple[str, ...]:
     return (*OWN, *SHORT_NAMES, *_OPTUNA)
 
 
+def learns_from_infeasible(name: str) -> bool:
+    """Whether a sampler makes use of a trial that broke a constraint and was not evaluated.
+
+    TPE does, and samplers that do not learn lose nothing; CmaEs, which knows no constraints, keeps away
+    from trials without values. Those of the NSGA family and GP would never hear of such trials.
+    """
+    return _class_name(name) not in _NEEDS_VALUES
+
+
 def make_sampler(
     name: str,
     space: SearchSpace,
     seed: int | None = None,
     place: str = "search_algo",
     startup_trials: int = STARTUP_TRIALS,
+    objectives: int = 1,
 ) -> Sampler:
     """The sampler of that name, upper and lower case alike.
 
@@ -101,18 +115,22 @@ def make_sampler(
         seed: Of all randomness; None = from the operating system.
         place: Where the name is written, for errors.
         startup_trials: At random, before TPE and GP begin to learn.
+        objectives: How many the study has.
 
     Raises:
-        ConfigError: If there is no such sampler, if a package that it needs is missing, or if it
-            must enumerate the space and cannot.
+        ConfigError: If there is no such sampler, if a package that it needs is missing, if it must
+            enumerate the space and cannot, or if it takes one objective and there are several.
     """
-    known = {known.casefold(): known for known in sampler_names()}
-    found = known.get(name.casefold())
-    if found is None:
+    class_name = _class_name(name)
+    if class_name is None:
         raise ConfigError(f"{place}: unknown sampler {name!r}{nearest(name, sampler_names())}")
-    if found in OWN:
-        return OWN[found](space, seed)
-    class_name = SHORT_NAMES.get(found, found)
+    if class_name in OWN:
+        return OWN[class_name](space, seed)
+    if objectives > 1 and class_name in _ONE_OBJECTIVE:
+        raise ConfigError(
+            f"{place}: {name!r} optimises one objective, and there are {objectives}; set sum_scaled_metrics"
+            " to true, give a scale of 0 to all metrics but one, or use TPE or NSGAII"
+        )
     extra, packages = _PACKAGES.get(class_name, ("", ()))
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -125,3 +143,10 @@ def make_sampler(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return OptunaSampler(space, _OPTUNA[class_name](seed, startup_trials), seed)
+
+
+def _class_name(name: str) -> str | None:
+    """A key of `OWN` or Optuna's name of the class; None if there is none."""
+    known = {known.casefold(): known for known in sampler_names()}
+    found = known.get(name.casefold())
+    return None if found is None else SHORT_NAMES.get(found, found)

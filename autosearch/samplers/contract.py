@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import optuna
@@ -17,11 +17,13 @@ class Known:
 
     Attributes:
         number: The trial's number.
-        values: Its objectives; None while it runs, or if it failed.
+        values: Its objectives; None while it runs, or if it was not evaluated to the end.
+        violations: Of constraints, by their name, as far as known; positive where one is broken.
     """
 
     number: int
     values: tuple[float, ...] | None = None
+    violations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,4 +63,8 @@ class Sampler(Protocol):
 
     def propose(self, history: History) -> Proposal | None:
         """The next configuration that is not in the history; None when nothing is left."""
+        ...
+
+    def adopt(self, configuration: Configuration, history: History) -> Proposal | None:
+        """The proposal of a configuration from elsewhere; None if another came before it."""
         ...

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from autosearch.samplers.contract import History, Known, Proposal
 from autosearch.samplers.random import RandomSampler
 from autosearch.space import SearchSpace
+from autosearch.space.configuration import Configuration
 
 REPEAT_OF = "repeat_of"
 """User attribute of a trial that proposed a known configuration: the number of the known trial."""
@@ -22,9 +23,10 @@ _MAX_REPEATED = 20
 class OptunaSampler:
     """Asks a study whose sampler is Optuna's.
 
-    A known configuration is told its known values at once and the study asked again; one that is
-    still running or has failed is told as failed, one that a rule refuses as pruned. Such trials
-    carry the user attribute `REPEAT_OF` or `EXCLUDED` and are no evaluations.
+    A known configuration is told its known values and violations at once and the study asked again; one
+    that was not evaluated because of its violations is told as pruned with them, one that is still
+    running or has failed as failed, one that a rule refuses as pruned. Such trials carry the user
+    attribute `REPEAT_OF` or `EXCLUDED` and are no evaluations.
 
     Args:
         space: Any.
@@ -57,7 +59,19 @@ class OptunaSampler:
             if proposal is not None:
                 return proposal
             self._exhausted = self._random().peek(history) is None
-        return self._propose_at_random(history.study, history)
+        return self._propose_at_random(history)
+
+    def adopt(self, configuration: Configuration, history: History) -> Proposal | None:
+        """The proposal of a configuration from elsewhere, through the study's queue.
+
+        So it is a trial that samplers learn from like any other of theirs: those of the NSGA family take
+        note of trials when these are asked for. None if it is known, or another process has put something
+        into the queue before, which is known.
+        """
+        assert history.study is not None
+        history.study.sampler = self.sampler
+        history.study.enqueue_trial(self._space.trial_params(configuration)[0])
+        return self._ask(history.study, history)
 
     def _ask(self, study: optuna.Study, history: History) -> Proposal | None:
         """One proposal; None if it was no use, and the study has been told so."""
@@ -73,11 +87,10 @@ class OptunaSampler:
             return None
         return Proposal(configuration, trial)
 
-    def _propose_at_random(self, study: optuna.Study, history: History) -> Proposal | None:
+    def _propose_at_random(self, history: History) -> Proposal | None:
         """Through the study's queue; what another process has put there first is as good."""
         while (drawn := self._random().propose(history)) is not None:
-            study.enqueue_trial(self._space.trial_params(drawn.configuration)[0])
-            proposal = self._ask(study, history)
+            proposal = self.adopt(drawn.configuration, history)
             if proposal is not None:
                 return proposal
         self._exhausted = True
@@ -92,7 +105,11 @@ class OptunaSampler:
 
 def _tell_again(study: optuna.Study, trial: optuna.Trial, known: Known) -> None:
     trial.set_user_attr(REPEAT_OF, known.number)
-    if known.values is None:
-        study.tell(trial, state=TrialState.FAIL)
-    else:
+    for name, violation in known.violations.items():
+        trial.set_constraint(name, violation)
+    if known.values is not None:
         study.tell(trial, list(known.values))
+    elif any(violation > 0 for violation in known.violations.values()):
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, state=TrialState.FAIL)

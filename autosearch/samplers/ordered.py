@@ -31,6 +31,10 @@ class OrderedSampler:
         self._next += 1
         return Proposal(configuration)
 
+    def adopt(self, configuration: Configuration, history: History) -> Proposal | None:
+        """The configuration itself."""
+        return Proposal(configuration)
+
     def peek(self, history: History) -> Configuration | None:
         """What `propose` would propose, without moving on."""
         while self._next < self._order.size:

@@ -45,6 +45,10 @@ class RandomSampler:
         """A configuration that is not in the history; None when none is found any more."""
         return self._sampler.propose(history)
 
+    def adopt(self, configuration: Configuration, history: History) -> Proposal | None:
+        """The configuration itself."""
+        return Proposal(configuration)
+
     def peek(self, history: History) -> Configuration | None:
         """What `propose` would propose, without moving on."""
         return self._sampler.peek(history)

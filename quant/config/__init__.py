@@ -8,6 +8,7 @@ round, which left less error on every model that was measured.
 
 from quant.config.base import OTHER_NAMES, describe_validation_error
 from quant.config.finetuning import FastFinetuneConfig
+from quant.config.layers import LayerEntry, LayerTable
 from quant.config.mixed_precision import AutoMixprecisionConfig, PrecisionTarget
 from quant.config.options import ExtraOptions
 from quant.config.overrides import TensorOverride
@@ -18,6 +19,8 @@ __all__ = [
     "AutoMixprecisionConfig",
     "ExtraOptions",
     "FastFinetuneConfig",
+    "LayerEntry",
+    "LayerTable",
     "PrecisionTarget",
     "QuantConfig",
     "TensorOverride",

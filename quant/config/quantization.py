@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quant.config.base import ElementType, Format, Level, Method, Names
+from quant.config.layers import Layers
 from quant.config.mixed_precision import NARROW_BITS, PrecisionTarget, of_width
 from quant.config.options import ExtraOptions
 from quant.errors import ConfigError
@@ -36,6 +37,8 @@ class QuantConfig(Level):
         include_sq: SmoothQuant, after it.
         include_auto_mp: Automatic mixed precision: a type of their own for sensitive tensors.
         include_fast_ft: FastFinetune last.
+        layers: A number format for every layer, ``{by: name | type | pattern, default: {...}, <name, type or
+            pattern>: {...}}``, in place of the types and the placement above; see `LayerTable`.
         extra_options: Level 2.
 
     Raises:
@@ -61,15 +64,33 @@ class QuantConfig(Level):
     include_sq: bool = False
     include_auto_mp: bool = False
     include_fast_ft: bool = False
+    layers: Layers = None
     extra_options: ExtraOptions = ExtraOptions()
 
     def __init__(self, **values: Any) -> None:
         super().__init__(**values)
+        if self.layers is not None:
+            self._refuse_placement()
         if self.include_auto_mp and len({target.promotes for target in self.precision_targets()}) > 1:
             raise ConfigError(
                 "extra_options.AutoMixprecision: ActTargetQuantType and WeightTargetQuantType: one is wider"
                 " and one narrower than the configuration's type; give two wider or two narrower ones"
             )
+
+    def _refuse_placement(self) -> None:
+        """What `layers` takes the place of must not be said a second time, in another way."""
+        for level, place, instead in (
+            (self, "", _INSTEAD),
+            (self.extra_options, "extra_options.", _OPTIONS_INSTEAD),
+        ):
+            for name, remedy in instead.items():
+                given, default = (
+                    getattr(level, name),
+                    type(level).model_fields[name].get_default(call_default_factory=True),
+                )
+                if given != default:
+                    shown = getattr(given, "name", given)
+                    raise ConfigError(f"{place}{name}: {shown!r} has no meaning beside layers; {remedy}")
 
     def precision_targets(self) -> tuple[PrecisionTarget, ...]:
         """The changes of type that automatic mixed precision chooses from, for activations and weights."""
@@ -94,6 +115,43 @@ class QuantConfig(Level):
         named |= {target.type for target in targets}
         return frozenset({self.activation_type, self.weight_type, *named})
 
+
+_LEAVE_FLOAT = "leave nodes in float with the format none"
+_GIVE_FORMAT = "give data_in_name, weight_name and bias_name there"
+_NO_PLACEMENT = "formats lie on the inputs of layers alone; leave it out"
+
+_INSTEAD = {
+    "activation_type": _GIVE_FORMAT,
+    "weight_type": _GIVE_FORMAT,
+    "per_channel": "give weight_granularity there",
+    "reduce_range": "give a format with fewer bits there",
+    "op_types_to_quantize": _LEAVE_FLOAT,
+    "op_types_to_exclude": _LEAVE_FLOAT,
+    "nodes_to_quantize": _LEAVE_FLOAT,
+    "nodes_to_exclude": _LEAVE_FLOAT,
+    "input_nodes": _LEAVE_FLOAT,
+    "output_nodes": _LEAVE_FLOAT,
+    "include_auto_mp": "search over layers instead, or leave layers out",
+}
+_OPTIONS_INSTEAD = {
+    "ActivationSymmetric": "give data_in_symmetric there",
+    "WeightSymmetric": "give weight_symmetric there",
+    "AddQDQPairToWeight": _NO_PLACEMENT,
+    "DedicatedQDQPair": _NO_PLACEMENT,
+    "QuantizeBias": "a bias is quantized where a key begins with bias_",
+    "MatMulConstBOnly": _LEAVE_FLOAT,
+    "OpTypesToExcludeOutputQuantization": _NO_PLACEMENT,
+    "QDQOpTypePerChannelSupportToAxis": "give weight_granularity there",
+    "QDQKeepRemovableActivations": _NO_PLACEMENT,
+    "ForceQuantizeNoInputCheck": _NO_PLACEMENT,
+    "BlockSize": "give weight_granularity and weight_block_size there",
+    "TensorQuantOverrides": _GIVE_FORMAT,
+    "ActivationRestrictedAsymmetric": "give data_in_symmetric there",
+    "QDQDisableWeightAdjustForInt32Bias": _NO_PLACEMENT,
+    "UseQDQContribOps": _NO_PLACEMENT,
+    "EnableSubgraph": "layers are nodes of the main graph; leave it out",
+}
+"""What decides on ordinary placement, with the remedy; everything else counts with `layers` too."""
 
 _LEVELS = ("extra_options", "extra_options.FastFinetune", "extra_options.AutoMixprecision")
 

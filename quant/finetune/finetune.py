@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
@@ -13,27 +13,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from quant.config import FastFinetuneConfig
-from quant.constant_params import Constants, code_bounds, code_tensor
 from quant.finetune.algorithms import algorithm_for
 from quant.finetune.bias import corrected_bias
 from quant.finetune.blas import one_thread
 from quant.finetune.device import Device, open_device
-from quant.finetune.grid import UniformGrid
+from quant.finetune.grid import moved
 from quant.finetune.judge import Judge
 from quant.finetune.layer import Algorithm, LayerProblem, LayerResult, finetune_layer
-from quant.finetune.layers import Layer, target_layers
+from quant.finetune.layers import Layer
 from quant.finetune.moments import InputMoments
+from quant.finetune.numbers import Numbers
 from quant.finetune.walk import Twins, Wanted, groups_of, walk
-from quant.graph.insert import quantized_name
-from quant.graph.placement import Placement
-from quant.grids import Grids
-from quant.parameters import quantized_bias
-from quant.qparams import QuantParams, dequantize
 from quant.transforms.skip import Skip
 
 _log = logging.getLogger(__name__)
 
-LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
+LAYERS_WITH_BIAS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ACTIVATION_FUNCTIONS = ("Relu", "Clip", "LeakyRelu", "Sigmoid")
 
 
@@ -42,39 +37,14 @@ class Finetuned:
     """What takes the place of nearest rounding.
 
     Attributes:
-        codes: Integers of weights, by initializer.
-        biases: Corrected float biases, by initializer.
+        tensors: The initializers of the quantized model that changed, by name.
         skipped: Layers that stay as they were, with the reason.
         losses: (before, after) by layer: mean squared error of its outputs, summed over them.
     """
 
-    codes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    biases: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    tensors: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
     losses: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """One configuration's numbers before finetuning.
-
-    Attributes:
-        placement: What is quantized.
-        params: Of every tensor.
-        constants: Float initializers.
-        grids: Of every tensor.
-    """
-
-    placement: Placement
-    params: Mapping[str, QuantParams]
-    constants: Constants
-    grids: Grids
-
-    def grid(self, layer: Layer) -> UniformGrid:
-        """The values that a layer's weights may take."""
-        own = self.grids.weight(layer.site)
-        bounds = own.bounds if own.reduce_range else code_bounds(own, self.grids.config)
-        return layer.grid(self.params[layer.site.name], bounds, self.constants[layer.site.name].shape)
 
 
 class Solve(Protocol):
@@ -89,8 +59,7 @@ def solve_layer(
     problem: LayerProblem, algorithm: Algorithm, update_bias: bool, device: Device
 ) -> LayerResult:
     """`finetune_layer` on a device, from and to NumPy arrays."""
-    put, moments, grid = device.put, problem.moments, problem.grid
-    assert isinstance(grid, UniformGrid)
+    put, moments = device.put, problem.moments
     gram = put(moments.gram)
     on_device = LayerProblem(
         put(problem.weight),
@@ -101,7 +70,7 @@ def solve_layer(
             put(moments.quantized_mean),
             None if moments.float_gram is None else put(moments.float_gram),
         ),
-        UniformGrid(put(grid.scale), put(grid.zero_point), grid.qmin, grid.qmax),
+        moved(problem.grid, put),
         None if problem.bias is None else put(problem.bias),
     )
     groups, outputs, inputs = problem.weight.shape
@@ -113,7 +82,7 @@ def solve_layer(
 
 def finetune_model(
     twins: Twins,
-    quantization: Quantization,
+    quantization: Numbers,
     config: FastFinetuneConfig,
     *,
     correct_biases: bool = False,
@@ -137,12 +106,10 @@ def finetune_model(
     """
     device = open_device(config.OptimDevice)
     algorithm = algorithm_for(config, partial(_log.debug, "iteration %d: loss %g"))
-    layers, skipped = target_layers(
-        twins.float_model.graph, twins.quantized.graph, quantization.placement, config.TargetOpType
-    )
+    layers, skipped = quantization.layers(twins.float_model.graph, twins.quantized.graph, config.TargetOpType)
     ratio = config.DropRatio
     wanted = Wanted(ratio > 0, float_gram=0 < ratio < 1 or bool(config.LRAdjust))
-    model, judges = _Updates(twins, quantization), _Judges(twins, quantization.placement, config)
+    model, judges = _Updates(twins, quantization), _Judges(twins, quantization, config)
     losses, left = {}, list(skipped)
     for group in walk(twins, groups_of(layers), wanted):
         for layer, moments in group:
@@ -164,18 +131,16 @@ def finetune_model(
             if judge is not None and judge.error() >= before:
                 undo()
                 left.append(Skip(layer.name, "its update does not lower the error behind it"))
-    return Finetuned(model.codes, model.biases, tuple(left), losses)
+    return Finetuned(model.tensors, tuple(left), losses)
 
 
-def correct_biases(twins: Twins, quantization: Quantization) -> Finetuned:
+def correct_biases(twins: Twins, quantization: Numbers) -> Finetuned:
     """Bias correction alone: b' = b + W x̄ − Q x̂̄ for every layer with nearest rounding, in order.
 
     The mean error of each layer's outputs becomes zero on the data, given the errors of all before it
     (Nagel et al., 2019, arXiv:1906.04721, section 4.2, measured on data).
     """
-    layers, _ = target_layers(
-        twins.float_model.graph, twins.quantized.graph, quantization.placement, LAYERS_WITH_BIAS
-    )
+    layers, _ = quantization.layers(twins.float_model.graph, twins.quantized.graph, LAYERS_WITH_BIAS)
     layers = tuple(layer for layer in layers if layer.bias is not None)
     model = _Updates(twins, quantization)
     for group in walk(twins, groups_of(layers), Wanted(products=False)):
@@ -183,62 +148,35 @@ def correct_biases(twins: Twins, quantization: Quantization) -> Finetuned:
             weight = layer.matrix(quantization.constants)
             nearest, bias = quantization.grid(layer).round(weight), layer.bias_vector(quantization.constants)
             model.update(layer, None, corrected_bias(weight, nearest, bias, moments))
-    return Finetuned({}, model.biases)
-
-
-def finetuned_tensors(finetuned: Finetuned, given: Quantization) -> Iterator[onnx.TensorProto]:
-    """The initializers of the quantized model that finetuning changed."""
-    for name, codes in finetuned.codes.items():
-        yield _weight_tensor(name, codes, given)
-    for name in finetuned.biases:
-        yield _bias_tensor(name, finetuned.biases, given)
-
-
-def _weight_tensor(name: str, codes: NDArray[Any], given: Quantization) -> onnx.TensorProto:
-    """A finetuned weight as the model has it: codes, or the float number behind a Q/DQ pair."""
-    if not given.grids.config.extra_options.AddQDQPairToWeight:
-        element = given.grids.weight(given.placement.weights[name]).type
-        return code_tensor(codes, element, quantized_name(name))
-    values = dequantize(codes, given.params[name]).astype(given.constants[name].dtype)
-    return onnx.numpy_helper.from_array(values, name)
-
-
-def _bias_tensor(name: str, biases: Constants, given: Quantization) -> onnx.TensorProto:
-    """A corrected bias as the model has it: int32 with the same scale, or float."""
-    own = next((bias for bias in given.placement.biases if bias.name == name), None)
-    if own is None:
-        return onnx.numpy_helper.from_array(biases[name], name)
-    integers, _ = quantized_bias(own, given.placement, given.params, biases)
-    return onnx.numpy_helper.from_array(integers, quantized_name(own.quantized))
+    return Finetuned(model.tensors)
 
 
 class _Updates:
     """Writes finetuned layers into the quantized model, in place, and keeps them."""
 
-    def __init__(self, twins: Twins, quantization: Quantization) -> None:
+    def __init__(self, twins: Twins, quantization: Numbers) -> None:
         self.initializers = twins.quantized.graph.initializers
         self.quantization = quantization
-        self.codes: dict[str, NDArray[Any]] = {}
-        self.biases: dict[str, NDArray[Any]] = {}
+        self.tensors: dict[str, onnx.TensorProto] = {}
 
     def update(
         self, layer: Layer, weight: NDArray[Any] | None, bias: NDArray[Any] | None
     ) -> Callable[[], None]:
         """Takes a weight (groups, out, in) and a bias (groups, out), where given; returns the undoing."""
-        given, changed = self.quantization, list[tuple[ir.Value, ir.TensorProtocol | None]]()
-        name, element = layer.site.name, given.grids.weight(layer.site).type
+        given, tensors = self.quantization, list[onnx.TensorProto]()
         if weight is not None:
-            self.codes[name] = layer.codes(given.grid(layer).integers(weight), element)
-            changed.append(self._replace(_weight_tensor(name, self.codes[name], given)))
+            tensors.append(given.weight_tensor(layer, weight))
         if bias is not None and layer.bias is not None:
-            self.biases[layer.bias] = layer.bias_initializer(bias, given.constants)
-            changed.append(self._replace(_bias_tensor(layer.bias, self.biases, given)))
+            biases = {layer.bias: layer.bias_initializer(bias, given.constants)}
+            tensors.append(given.bias_tensor(layer.bias, biases))
+        self.tensors |= {tensor.name: tensor for tensor in tensors}
+        changed = [self._replace(tensor) for tensor in tensors]
 
         def undo() -> None:
-            for value, tensor in changed:
-                value.const_value = tensor
-            self.codes.pop(name, None)
-            self.biases.pop(layer.bias or "", None)
+            for value, before in changed:
+                value.const_value = before
+            for tensor in tensors:
+                del self.tensors[tensor.name]
 
         return undo
 
@@ -251,9 +189,9 @@ class _Updates:
 class _Judges:
     """Where the effect of a layer's update is measured, if it is to be measured at all."""
 
-    def __init__(self, twins: Twins, placement: Placement, config: FastFinetuneConfig) -> None:
+    def __init__(self, twins: Twins, quantization: Numbers, config: FastFinetuneConfig) -> None:
         self.twins = twins
-        self.placement = placement
+        self.quantization = quantization
         self.config = config
         self._outputs: Judge | None = None
 
@@ -270,13 +208,12 @@ class _Judges:
     def _quantized_output(self, node: ir.Node) -> tuple[str, str] | None:
         """The first quantized tensor behind a layer and its activation function, and its rounded twin."""
         value = node.outputs[0]
-        while value.name not in self.placement.activations:
+        while not self.quantization.rounding(value.name or ""):
             readers = value.consumers()
             if len(readers) != 1 or readers[0].op_type not in ACTIVATION_FUNCTIONS:
                 return None
             value = readers[0].outputs[0]
         name = value.name or ""
-        rounding = (name + ending for ending in ("_DequantizeLinear", "_DequantizeLinear_1", "_Cast_Output"))
         nodes = {other.name: other for other in self.twins.quantized.graph}
-        found = next((nodes[wanted] for wanted in rounding if wanted in nodes), None)
+        found = next((nodes[wanted] for wanted in self.quantization.rounding(name) if wanted in nodes), None)
         return None if found is None else (name, found.outputs[0].name or "")

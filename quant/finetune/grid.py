@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
+import numpy as np
 from array_api_compat import array_namespace
+from numpy.typing import NDArray
 
 Array: TypeAlias = Any
 """An array of any namespace that follows the array API standard."""
@@ -28,6 +32,33 @@ class RoundingGrid(Protocol):
 
     def columns(self, index: slice | Array) -> Self:
         """The grid of some inputs: a slice, or integers of shape (k,), along the last axis."""
+
+
+Grid = TypeVar("Grid", bound=RoundingGrid)
+
+
+def moved(grid: Grid, put: Callable[[NDArray[Any]], Array]) -> Grid:
+    """A grid with its arrays on a device; grids are dataclasses of arrays and of plain values."""
+    assert is_dataclass(grid)
+    changes = {name: put(value) for name, value in _members(grid) if isinstance(value, np.ndarray)}
+    return replace(grid, **changes)
+
+
+def digest_of(grid: RoundingGrid) -> str:
+    """sha256 of a grid's type, arrays and plain values, in hexadecimal."""
+    digest = hashlib.sha256(type(grid).__name__.encode())
+    for name, value in _members(grid):
+        if isinstance(value, np.ndarray):
+            digest.update(f"{name}|{value.dtype}|{value.shape}|".encode())
+            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+        else:
+            digest.update(f"{name}={value!r};".encode())
+    return digest.hexdigest()
+
+
+def _members(grid: RoundingGrid) -> list[tuple[str, Any]]:
+    assert is_dataclass(grid)
+    return [(field.name, getattr(grid, field.name)) for field in fields(grid)]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quant.cache import Stage, StageCache
 from quant.finetune.device import Device
 from quant.finetune.finetune import solve_layer
-from quant.finetune.grid import UniformGrid
+from quant.finetune.grid import digest_of
 from quant.finetune.layer import Algorithm, LayerProblem, LayerResult
 
 _NUMBERS = ("loss_before", "loss_after", "iterations", "kept_outputs")
@@ -38,7 +38,7 @@ def _bytes(result: LayerResult) -> int:
     return int(result.weight.nbytes)
 
 
-LAYERS: Stage[LayerResult] = Stage("finetuned layers", 1, 10_000, _encode, _decode, 1 << 28, _bytes)
+LAYERS: Stage[LayerResult] = Stage("finetuned layers", 2, 10_000, _encode, _decode, 1 << 28, _bytes)
 """By everything that decides them, so that configurations whose first layers agree share those."""
 
 
@@ -51,13 +51,12 @@ class CachedSolve:
     def __call__(
         self, problem: LayerProblem, algorithm: Algorithm, update_bias: bool, device: Device
     ) -> LayerResult:
-        moments, grid = problem.moments, problem.grid
-        assert isinstance(grid, UniformGrid)
+        moments = problem.moments
         statistics = (moments.gram, moments.cross, moments.mean, moments.quantized_mean, moments.float_gram)
-        arrays = (problem.weight, problem.bias, grid.scale, grid.zero_point, *statistics)
+        arrays = (problem.weight, problem.bias, *statistics)
         key = {
             "arrays": _digest(arrays),
-            "bounds": (grid.qmin, grid.qmax),
+            "grid": digest_of(problem.grid),
             "algorithm": repr(algorithm),
             "update_bias": update_bias,
             "device": device.name,

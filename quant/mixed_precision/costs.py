@@ -54,7 +54,7 @@ class Costs:
             macs / total if total else 0.0, _share(self.weights, tensors), _share(self.activations, tensors)
         )
 
-    def narrow(self, bits: Mapping[str, int], at_most: int = _EIGHT_BITS) -> Shares:
+    def narrow(self, bits: Mapping[str, float], at_most: int = _EIGHT_BITS) -> Shares:
         """What a quantized model computes and keeps with few bits.
 
         Args:

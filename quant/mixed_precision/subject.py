@@ -27,7 +27,7 @@ class Candidate:
 
     model: ir.Model
     entries: tuple[tuple[str, str], ...]
-    bits: Mapping[str, int]
+    bits: Mapping[str, float]
 
 
 @dataclass(frozen=True)

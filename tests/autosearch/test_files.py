@@ -26,7 +26,7 @@ def strictly(path: Path) -> dict[str, Any]:
 
 
 def test_log_has_the_keys_of_mase(tmp_path: Path) -> None:
-    write_log(tmp_path, [make_trial(0, 0.5), make_trial(1, None)], "L2", SOURCE)
+    write_log(tmp_path, [make_trial(0, 0.5), make_trial(1, None)], 1, SOURCE)
     log = strictly(tmp_path / "log.json")
     assert list(log) == ["0", "1"]
     complete, failed = log["0"], log["1"]
@@ -53,7 +53,7 @@ def test_log_has_the_keys_of_mase(tmp_path: Path) -> None:
 
 def test_best_has_ranks(tmp_path: Path) -> None:
     ranked = [make_trial(number, value) for number, value in [(7, 0.1), (2, 0.2), (5, 0.3)]]
-    write_best(tmp_path, ranked, "L2", SOURCE)
+    write_best(tmp_path, ranked, SOURCE)
     best = strictly(tmp_path / "best.json")
     assert {rank: entry["number"] for rank, entry in best.items()} == {"0": 7, "1": 2, "2": 5}
     keys = ("value", "software_metrics", "hardware_metrics", "scaled_metrics", "sampled_config")
@@ -63,14 +63,14 @@ def test_best_has_ranks(tmp_path: Path) -> None:
 
 
 def test_best_ends_somewhere(tmp_path: Path) -> None:
-    write_best(tmp_path, [make_trial(number, 0.5) for number in range(MOST_BEST + 5)], "L2", SOURCE)
+    write_best(tmp_path, [make_trial(number, 0.5) for number in range(MOST_BEST + 5)], SOURCE)
     assert len(strictly(tmp_path / "best.json")) == MOST_BEST
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_infinities_are_words(tmp_path: Path, value: float) -> None:
-    write_log(tmp_path, [make_trial(0, value)], "L2", SOURCE)
-    write_best(tmp_path, [make_trial(0, value)], "L2", SOURCE)
+    write_log(tmp_path, [make_trial(0, value)], 1, SOURCE)
+    write_best(tmp_path, [make_trial(0, value)], SOURCE)
     for name in ("log.json", "best.json"):
         entry = strictly(tmp_path / name)["0"]
         assert entry["value"] == str(value)
@@ -82,13 +82,13 @@ def test_finite_values_stay_numbers() -> None:
 
 
 def test_no_trials_is_an_empty_object(tmp_path: Path) -> None:
-    write_log(tmp_path, [], "L2", SOURCE)
+    write_log(tmp_path, [], 1, SOURCE)
     assert strictly(tmp_path / "log.json") == {}
 
 
 def test_entries_are_read_from_both_files(tmp_path: Path) -> None:
-    write_best(tmp_path, [make_trial(7, 0.1)], "L2", SOURCE)
-    write_log(tmp_path, [make_trial(7, 0.1)], "L2", SOURCE)
+    write_best(tmp_path, [make_trial(7, 0.1)], SOURCE)
+    write_log(tmp_path, [make_trial(7, 0.1)], 1, SOURCE)
     for reference in ("best.json#0", "best.json", "log.json#7"):
         entry = read_entry(f"{tmp_path}/{reference}")
         assert entry["config"] == QuantConfig(per_channel=True)
@@ -96,7 +96,7 @@ def test_entries_are_read_from_both_files(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None:
-    write_log(tmp_path, [make_trial(3, 0.1), make_trial(4, 0.2)], "L2", SOURCE)
+    write_log(tmp_path, [make_trial(3, 0.1), make_trial(4, 0.2)], 1, SOURCE)
     with pytest.raises(ConfigError, match="no entry '9'; there are: 3, 4"):
         read_entry(f"{tmp_path}/log.json#9")
     with pytest.raises(ConfigError, match="no file"):
@@ -104,7 +104,7 @@ def test_an_entry_that_is_not_there_lists_those_that_are(tmp_path: Path) -> None
 
 
 def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_best(tmp_path, [make_trial(0, 0.5)], "L2", SOURCE)
+    write_best(tmp_path, [make_trial(0, 0.5)], SOURCE)
     before = (tmp_path / "best.json").read_bytes()
 
     def full(*_: object) -> None:
@@ -112,6 +112,6 @@ def test_records_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="no space"):
-        write_best(tmp_path, [make_trial(1, 0.1)], "L2", SOURCE)
+        write_best(tmp_path, [make_trial(1, 0.1)], SOURCE)
     assert (tmp_path / "best.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["best.json"]

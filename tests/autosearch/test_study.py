@@ -33,7 +33,7 @@ def space() -> SearchSpace:
 
 
 def opened(url: str, fingerprint: dict[str, Any] = FINGERPRINT, name: str | None = "mine") -> SearchStudy:
-    return SearchStudy(open_storage(url), fingerprint, "minimize", name)
+    return SearchStudy(open_storage(url), fingerprint, ["minimize"], name)
 
 
 def begin(study: SearchStudy, space: SearchSpace, position: int) -> int:
@@ -52,11 +52,11 @@ def test_what_is_recorded_is_read_again(url: str, space: SearchSpace) -> None:
         "config": configuration.config.to_dict(),
     }
     ended = [make_trial(number, 0.5, **described)]
-    study.finish(ended[0], 0.5, 1.5)
+    study.finish(ended[0], 1.5)
     failed = begin(study, space, 3)
     configuration = list(space)[3]
     ended.append(make_trial(failed, None, digest=configuration.digest, short=configuration.short))
-    study.finish(ended[1], None, 2.5)
+    study.finish(ended[1], 2.5)
 
     again = opened(url)
     trials, abandoned = again.recover()
@@ -83,7 +83,7 @@ def test_a_trial_killed_between_its_outcome_and_its_end_is_counted_once(
     study = opened(url)
     number = begin(study, space, 0)
     monkeypatch.setattr(study, "_end", lambda *_: None)
-    study.finish(make_trial(number, 0.25, digest=next(iter(space)).digest), 0.25, 1.0)
+    study.finish(make_trial(number, 0.25, digest=next(iter(space)).digest), 1.0)
     for _ in range(2):
         again = opened(url)
         trials, abandoned = again.recover()
@@ -118,7 +118,7 @@ def test_unnamed_searches_do_not_collide(url: str) -> None:
 
 def test_infinite_values_are_kept(url: str, space: SearchSpace) -> None:
     study = opened(url)
-    study.finish(make_trial(begin(study, space, 0), float("inf")), float("inf"), 0.0)
+    study.finish(make_trial(begin(study, space, 0), float("inf")), 0.0)
     assert opened(url).recover()[0][0].outcome.metrics == {"L2": float("inf")}
 
 

@@ -26,6 +26,8 @@ def make_trial(number: int, value: float | None = None, **changes: Any) -> Trial
         "outcome": failed if value is None else succeeded,
         "difference": value,
         "is_candidate": value is not None,
+        "values": None if value is None else (value,),
+        "scaled": {} if value is None else {"L2": value},
         "started": START,
         "ended": START + timedelta(milliseconds=500),
     }

@@ -7,6 +7,8 @@ import evaluators
 def test_exported_names():
     assert sorted(evaluators.__all__) == [
         "AccuracyEvaluator",
+        "ClassificationEvaluator",
+        "CombinedEvaluator",
         "CustomEvaluator",
         "DISTANCES",
         "Direction",
@@ -15,10 +17,16 @@ def test_exported_names():
         "Evaluator",
         "EvaluatorError",
         "EvaluatorInputError",
+        "HardwareEvaluator",
         "Metric",
+        "ModelCost",
+        "PerplexityEvaluator",
         "SessionSettings",
         "as_evaluator",
         "distance_metric",
+        "float_cost",
+        "hardware_metrics",
+        "is_hardware_metric",
     ]
     assert all(hasattr(evaluators, name) for name in evaluators.__all__)
 

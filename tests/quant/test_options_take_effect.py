@@ -259,6 +259,7 @@ LEVEL_1 = {
     "include_cle": Effect(True, grows(evenness), model=_chain),
     "include_sq": Effect(True, differs(step("n")), **SMOOTHED),
     "include_fast_ft": Effect(True, changes("c1")),
+    "layers": Effect({"Conv": {"name": "int4"}}, bits_are(c1=4, x=4)),
     "include_auto_mp": Effect(
         True, differs(widths), {"extra_options": {"AutoMixprecision": {"ErrorTarget": 1e-9}}}
     ),

@@ -1,0 +1,138 @@
+"""Accuracy and loss of a classifier, from one pass over labelled data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evaluators.accuracy import Average, Hits, accuracy_metric
+from evaluators.cross_entropy import losses_from_logits, losses_from_probabilities
+from evaluators.errors import EvaluationError, EvaluatorInputError
+from evaluators.labelled_scores import LabelledScores, Labels
+from evaluators.metric import Metric
+from evaluators.sessions import Feed, SessionConfig, SessionSettings
+from evaluators.softmax import ends_in_softmax
+
+_TOLERANCE = 0.05
+"""How far beyond 0 and 1 quantization may carry a probability."""
+
+
+class ClassificationEvaluator:
+    """Accuracy, as in `AccuracyEvaluator`, and the mean cross entropy of the labels ("loss", in nats).
+
+    Args:
+        feeds: `{input name: array}` for each batch, iterable again and again.
+        labels: Classes from 0, integers, in the order of the samples: (samples,), or
+            (samples, *spatial) for one class per position.
+        output: Name of the output with the scores, (batch, classes, *spatial); None stands for the
+            only output.
+        top_k: How many of the highest scores count as right.
+        average: Of the accuracy, "micro" or "macro"; the loss is the mean over all labels.
+        from_logits: Whether scores are logits (True; logarithms of probabilities are, too) or probabilities
+            (False). None: probabilities where the output is that of a Softmax, quantized or not; else
+            logits if some of them are below 0 or above 1; else it is an error.
+        session_settings: How models are run.
+
+    Raises:
+        EvaluatorInputError: As for `AccuracyEvaluator`; or if from_logits is none of the three.
+    """
+
+    def __init__(
+        self,
+        feeds: Iterable[Feed],
+        labels: ArrayLike,
+        *,
+        output: str | None = None,
+        top_k: int = 1,
+        average: Average = "micro",
+        from_logits: bool | None = None,
+        session_settings: SessionSettings | None = None,
+    ) -> None:
+        self._accuracy = accuracy_metric(top_k, average)
+        if from_logits is not None and not isinstance(from_logits, bool):
+            raise EvaluatorInputError(f"from_logits: must be true, false or None, not {from_logits!r}")
+        self._data = LabelledScores(feeds, labels, output, session_settings)
+        self._top_k = top_k
+        self._average = average
+        self._from_logits = from_logits
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The accuracy under its name in `AccuracyEvaluator`, and "loss"."""
+        return (self._accuracy, Metric("loss", "nat", "minimize"))
+
+    @property
+    def identity(self) -> str:
+        """Tells apart evaluators that give other numbers on the same feeds."""
+        return f"{self._accuracy.name} and loss ({self._from_logits}) of {self._data.identity}"
+
+    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
+        """Accuracy and loss of one model.
+
+        Raises:
+            EvaluationError: If the model does not run, its scores do not fit the labels, are NaN, or are
+                not what `from_logits` says.
+        """
+        model = self._data.open(model_path, session_config)
+        loss = _Loss(self._from_logits, model_path, model[1])
+        hits = Hits(self._top_k)
+        for scores, labels in self._data.batches(model):
+            hits.add(scores, labels)
+            loss.add(scores, labels)
+        return {
+            self._accuracy.name: hits.share(self._average),
+            "loss": loss.total() / self._data.count,
+        }
+
+
+class _Loss:
+    """Adds up the cross entropy of batches, and looks whether the scores are what they are taken for."""
+
+    def __init__(self, from_logits: bool | None, model_path: Path, output: str) -> None:
+        self._output = output
+        self._certain = from_logits is not None
+        if from_logits is None and ends_in_softmax(model_path, output):
+            self._certain, from_logits = True, False
+        self._logits = from_logits is not False
+        self._sum = 0.0
+        self._low, self._high = math.inf, -math.inf
+
+    def add(self, scores: NDArray[Any], labels: Labels) -> None:
+        if not scores.size:
+            return
+        self._low, self._high = min(self._low, float(scores.min())), max(self._high, float(scores.max()))
+        if not self._logits:
+            if self._low < -_TOLERANCE or self._high > 1 + _TOLERANCE:
+                raise EvaluationError(
+                    f"output {self._output!r}: scores from {self._low:.6g} to {self._high:.6g} are no"
+                    " probabilities; from_logits is to be true"
+                )
+            scores = np.maximum(scores, 0)
+        losses = losses_from_logits if self._logits else losses_from_probabilities
+        for rows, own in _rows(scores, labels):
+            self._sum += float(losses(rows, own).sum())
+
+    def total(self) -> float:
+        if not self._certain and self._low >= 0 and self._high <= 1:
+            raise EvaluationError(
+                f"output {self._output!r}: all scores are between 0 and 1, and the model does not end in a"
+                " Softmax; say whether they are logits or probabilities (from_logits: true or false)"
+            )
+        if math.isnan(self._sum):
+            raise EvaluationError(f"output {self._output!r}: infinite scores have no loss")
+        return self._sum
+
+
+def _rows(scores: NDArray[Any], labels: Labels) -> Iterable[tuple[NDArray[Any], Labels]]:
+    """The same as (rows, classes) and (rows,), without a copy: sample by sample if there are positions."""
+    if scores.ndim == 2:
+        return [(scores, labels)]
+    return (
+        (sample.reshape(len(sample), -1).T, own.reshape(-1))
+        for sample, own in zip(scores, labels, strict=True)
+    )
