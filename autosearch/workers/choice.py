@@ -14,7 +14,7 @@ from autosearch.workers.processes import WorkerProcesses, can_travel
 
 _MOST_ABANDONED_HERE = 2
 """Times that a run ended within a trial before the trial is taken for the cause."""
-_MOST_ABANDONED_ISOLATED = 5
+_MOST_ABANDONED_ISOLATED = 10
 """The same where a trial could take the run with it only by the memory or the time of the machine."""
 
 

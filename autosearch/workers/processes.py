@@ -22,6 +22,8 @@ from quant.cache import StageCount
 _log = logging.getLogger(__name__)
 
 _MOST_DEATHS = 2
+_MOST_FAILED_STARTS = 5
+"""One after another: the cause is not a trial, as none has begun."""
 _ELSE = "or let trials run in this process: n_jobs = 1, isolate_trials = false, no trial_timeout"
 
 
@@ -72,6 +74,7 @@ class WorkerProcesses:
         self._workers: dict[int, WorkerProcess] = {}
         self._deaths: dict[int, _Deaths] = {}  # by the number of a trial
         self._done: list[Done] = []
+        self._failed_starts = 0
         self._stages: dict[WorkerProcess, Mapping[str, StageCount]] = {}
 
     @property
@@ -96,7 +99,7 @@ class WorkerProcesses:
 
         Raises:
             ConfigError: If the evaluator or the data cannot be opened in another process.
-            OutputError: If a trial could not be written, and no other one could.
+            OutputError: If a trial could not be written, and no other one could, or no worker starts.
         """
         while not self._done:
             handles = {handle: worker for worker in self._workers.values() for handle in worker.handles}
@@ -152,6 +155,7 @@ class WorkerProcesses:
     def _take(self, worker: WorkerProcess, message: Any) -> None:
         if isinstance(message, Ready):
             worker.ready()
+            self._failed_starts = 0
         elif isinstance(message, Logged):
             prefix = f"worker {worker.number}"
             if worker.task is not None:
@@ -182,6 +186,12 @@ class WorkerProcesses:
         task = worker.task
         if task is None:
             return  # between two trials; the next one starts another process
+        if not worker.is_ready:
+            self._failed_starts += 1
+            if self._failed_starts >= _MOST_FAILED_STARTS:
+                raise OutputError(f"n_jobs: worker processes end while they start: {how}")
+            self._begin(worker.number, task)
+            return
         deaths = self._deaths.setdefault(task.number, _Deaths())
         deaths.endings.append(how)
         if len(deaths.endings) < _MOST_DEATHS:

@@ -22,10 +22,13 @@ MOMENTS = 20
 def test_workers_killed_at_random_moments(search: Search) -> None:
     """Each of the 20 hits a worker that starts, quantizes, evaluates or waits for the next trial."""
     rng = np.random.default_rng(7)
-    process = search.start("--n-jobs", 2, evaluation_s=1.5)
+    process = search.start("--n-jobs", 2, evaluation_s=0.5)
     kills = 0
     while process.poll() is None and kills < MOMENTS:
-        time.sleep(rng.uniform(0, 1.5))
+        begun = len(search.evaluated())
+        if kills % 2:  # else at any moment, in which nothing may have happened since the last one
+            wait_until(lambda b=begun: len(search.evaluated()) > b or not is_running(process.pid))
+        time.sleep(rng.uniform(0, 1))
         workers = sorted(search.processes() - {process.pid})
         if workers:
             os.kill(int(rng.choice(workers)), signal.SIGKILL)
@@ -44,14 +47,15 @@ def test_workers_killed_at_random_moments(search: Search) -> None:
 def test_the_parent_killed_at_random_moments(search: Search, jobs: int) -> None:
     """From its first import to its last trial, with and without workers, and the same command again."""
     rng = np.random.default_rng(jobs)
-    for _ in range(MOMENTS):
+    for kill in range(MOMENTS):
         before = search.complete()
         begun = len(search.evaluated())
         process = search.start("--n-jobs", jobs, evaluation_s=0.3)
-        if rng.random() < 0.5:
-            time.sleep(rng.uniform(0, 3))
+        if kill % 2:
+            time.sleep(rng.uniform(0, 4))
         else:
-            wait_until(lambda b=begun, p=process: len(search.evaluated()) > b or not is_running(p.pid))
+            enough = begun + 1 + jobs
+            wait_until(lambda n=enough, p=process: len(search.evaluated()) >= n or not is_running(p.pid))
             time.sleep(rng.uniform(0, 0.5))
         process.kill()
         process.communicate()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from autosearch import AutoSearch, Outcome
-from autosearch.errors import ConfigError
+from autosearch.errors import ConfigError, OutputError
 from autosearch.workers import Task, WorkerProcesses
 from quant import QuantConfig
 from tests.autosearch.models import DISTINCT, environment, make_feeds, write_job
@@ -139,6 +139,20 @@ def test_an_evaluator_that_does_not_arrive_is_refused() -> None:
     with workers(Unpacked()) as executor:
         submit(executor, "any")
         with pytest.raises(ConfigError, match=expected):
+            executor.next()
+
+
+class Deadly(Unpacked):
+    """Ends every process that opens it."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        os._exit(9)
+
+
+def test_workers_that_cannot_start_end_the_search() -> None:
+    with workers(Deadly()) as executor:
+        submit(executor, "any")
+        with pytest.raises(OutputError, match="worker processes end while they start: exit code 9"):
             executor.next()
 
 
