@@ -166,7 +166,7 @@ class AutoSearchConfig:
         isolate_trials: Whether trials run in a process of their own, which they may end without ending
             the search. None = where n_jobs, trial_timeout or an earlier run that ended within a trial
             ask for it.
-        search_devices: ``cpu``.
+        search_devices: ``cpu``, ``cuda:0``, or ``cuda:0,1`` for a worker on each of several GPUs.
         search_seed: Of everything random.
         storage: Optuna storage URL; None = ``study.db`` (SQLite) in the output directory.
         study_name: Name in that storage; None = one made from what is searched, so that the same

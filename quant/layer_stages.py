@@ -177,7 +177,6 @@ class LayerStages(GraphStages):
                 prepared.model,
                 tensors_sized(layers),
                 feed,
-                providers=config.execution_providers,
                 threads=self.threads,
             )
             return layer_sizes(layers, shapes, max(1, CalibrationData([feed]).samples))

@@ -47,12 +47,13 @@ class WorkerProcess:
         is_ready: Whether it has opened the objective.
     """
 
-    def __init__(self, number: int, threads: int) -> None:
+    def __init__(self, number: int, threads: int, environment: Mapping[str, str]) -> None:
         """Starts the process, which then waits for its objective.
 
         Args:
             number: Of the worker.
             threads: Of libraries that compute; 0 = as many as they like.
+            environment: What it has beside this process's own.
         """
         self.number = number
         self.task: Task | None = None
@@ -64,7 +65,7 @@ class WorkerProcess:
                 [get_executable(), "-P", "-c", _START, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                env=_environment(threads),
+                env={**_environment(threads), **environment},
                 process_group=0,
             )
         self._death = _open_pidfd(self._process.pid)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
@@ -57,7 +57,13 @@ class WorkerProcesses:
     """
 
     def __init__(
-        self, objective: Objective, slots: int, *, threads: int = 0, timeout_s: float | None = None
+        self,
+        objective: Objective,
+        slots: int,
+        *,
+        threads: int = 0,
+        timeout_s: float | None = None,
+        environments: Sequence[Mapping[str, str]] = (),
     ) -> None:
         """Starts no process before the first trial.
 
@@ -66,11 +72,13 @@ class WorkerProcesses:
             slots: How many workers.
             threads: Of each, in libraries that compute; 0 = as many as they like.
             timeout_s: Most seconds of a trial; None = no limit.
+            environments: What each worker's environment has beside this process's; empty = nothing.
         """
         self.slots = slots
         self._objective = objective
         self._threads = threads
         self._timeout_s = timeout_s
+        self._environments = environments or ({},) * slots
         self._workers: dict[int, WorkerProcess] = {}
         self._deaths: dict[int, _Deaths] = {}  # by the number of a trial
         self._done: list[Done] = []
@@ -124,7 +132,7 @@ class WorkerProcesses:
     def _begin(self, number: int, task: Task) -> None:
         if number not in self._workers:
             payload = self._payload()
-            self._workers[number] = WorkerProcess(number, self._threads)
+            self._workers[number] = WorkerProcess(number, self._threads, self._environments[number - 1])
             self._workers[number].equip(payload)
         self._workers[number].begin(task)
 
