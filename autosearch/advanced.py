@@ -10,6 +10,7 @@ from autosearch.samplers import sampler_names
 from autosearch.samplers.by_name import OWN
 from autosearch.space import SearchSpace
 from autosearch.space.dimensions import Dimension, Range
+from autosearch.space.layer_groups import LayerGroup
 from autosearch.space.parts import Part
 from autosearch.space.rules import LEARNING_RATE, NUM_ITER_LR, NUM_ITERATIONS, Strip, apply_rules
 from autosearch.stage import OneStage, Stage
@@ -61,11 +62,11 @@ def advanced_space(space: SearchSpace) -> SearchSpace:
     if len(space.parts) > 1:
         raise ConfigError(f"{_PLACE}: takes one search space, not a list of {len(space.parts)}")
     (part,) = space.parts
-    for dimension in part.dimensions:
-        _check(dimension)
+    for axis in part.axes:
+        _check(axis)
     _check_finetunes(part)
     dimensions = tuple(_as_range(each) if each.key in SEARCHED else each for each in part.dimensions)
-    ranges = space.with_parts([Part(dimensions, part.base)])
+    ranges = space.with_parts([Part(dimensions, part.base, part.groups)])
     _check_effect(ranges)
     return ranges
 
@@ -86,7 +87,7 @@ def check_direction(params: AdvancedFastftParams, metric: Metric) -> None:
     )
 
 
-def _check(dimension: Dimension) -> None:
+def _check(dimension: Dimension | LayerGroup) -> None:
     if dimension.key == NUM_ITER_LR:
         raise ConfigError(
             f"search_space.{dimension.key}: pairs cannot be searched as ranges; give NumIterations and"

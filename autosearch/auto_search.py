@@ -26,6 +26,9 @@ from autosearch.study import SearchStudy, open_storage, sqlite_url
 from autosearch.trial import SearchResult, Trial
 from quant import FloatModel, QuantConfig
 
+_ALL_FLOAT = QuantConfig(layers={"by": "type", "default": {"name": None}})
+"""Every layer is chosen to stay as it is: a cost without calibration or rounding."""
+
 _INTERRUPTED = b"\nInterrupted: ending after the running trials; press Ctrl-C again to stop at once\n"
 
 
@@ -127,7 +130,7 @@ class AutoSearch:
         cost = None
         if problem.evaluation.is_of_hardware:
             pipeline = problem.objective(problem.objectives).pipeline
-            cost = pipeline.quantize(QuantConfig()).cost
+            cost = pipeline.quantize(_ALL_FLOAT).cost
         return problem.evaluation.of_float_model(problem.float_model.path, cost)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import autosearch
 from autosearch import cache_command, sensitivity_command
 from autosearch.auto_search import AutoSearch
 from autosearch.compat import build, changed
+from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
-from autosearch.job import DataSource, Job, evaluator_of, load_data, read_job
+from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load_data, read_job
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
-from autosearch.space import SearchSpace
-from autosearch.table import trials_table
+from autosearch.space import SearchSpace, layer_sites
+from autosearch.table import best_table, trials_table
 from autosearch.trial import SearchResult
 from quant import Pipeline, load_float_model
 
@@ -32,6 +34,7 @@ examples:
   autosearch search search.yaml                     search; the same command again goes on
   autosearch search search.yaml --set search_algo=TPE --set search_stop_condition.time_limit=600
   autosearch search search.yaml --output-dir results/run1 --n-jobs 2
+  autosearch search mase.toml --model model.onnx --data digits.npz --output results/run2
   autosearch quantize model.onnx --config results/run1/best.json#0 -o quantized.onnx
   autosearch sensitivity search.yaml --top 20       which tensors int8 hurts most
   autosearch cache search.yaml --clear --older-than 30d
@@ -66,21 +69,26 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     search = commands.add_parser("search", help="search for configurations, or go on with a search")
-    search.add_argument("config", metavar="CONFIG.yaml")
+    search.add_argument("config", metavar="CONFIG.yaml|toml")
+    _add_given(search)
     _add_changes(search)
-    search.add_argument("--output-dir", metavar="D", help="where models, study and reports go")
+    search.add_argument("--output-dir", "--output", metavar="D", help="where models, study and reports go")
     search.add_argument("--n-jobs", type=int, metavar="N", help="worker processes")
     search.set_defaults(run=_search)
 
     space = commands.add_parser("space", help="show the search space and its cost; runs nothing")
-    space.add_argument("config", metavar="CONFIG.yaml")
+    space.add_argument("config", metavar="CONFIG.yaml|toml")
+    _add_given(space)
     _add_changes(space)
     space.add_argument("--first", type=int, default=10, metavar="N", help="configurations to list (10)")
     space.set_defaults(run=_space)
 
     quantize = commands.add_parser("quantize", help="quantize with a recorded configuration")
     quantize.add_argument("model", metavar="MODEL.onnx")
-    quantize.add_argument("--config", required=True, metavar="best.json#0", help="record and its entry")
+    quantize.add_argument(
+        "--config", required=True, metavar="best.json#0", help="record and its entry, or a sampled config"
+    )
+    quantize.add_argument("--trial", type=int, metavar="N", help="number of the trial, instead of the entry")
     quantize.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
     quantize.add_argument(
         "--data", metavar="DATA.npz", help="calibration data; default: what was searched with"
@@ -99,6 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_given(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("for TOML files of MASE's")
+    group.add_argument("--model", metavar="MODEL.onnx", help="the float model")
+    group.add_argument("--data", metavar="DATA.npz", help="samples to calibrate and evaluate with")
+    group.add_argument("--labels", metavar="NAME", help="their array of labels (labels)")
+
+
+def _read_job(options: argparse.Namespace) -> Job:
+    job = read_job(options.config, options.set, Given(options.model, options.data, options.labels))
+    for note in job.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return job
+
+
 def _add_changes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set",
@@ -112,7 +134,7 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
 def _search(options: argparse.Namespace) -> int:
     given = {"search_output_dir": options.output_dir, "n_jobs": options.n_jobs}
     changes = {name: value for name, value in given.items() if value is not None}
-    job = read_job(options.config, options.set)
+    job = _read_job(options)
     search = make_search(dataclasses.replace(job, settings=changed(job.settings, changes)))
     search.search_model()
     assert search.result is not None
@@ -138,6 +160,7 @@ def make_search(job: Job) -> AutoSearch:
         float_model,
         calibration,
         evaluation,
+        eval_labels=labels_of(job),
         source={"calibration_data": _recorded(job.calibration_data)},
     )
 
@@ -155,15 +178,14 @@ def _recorded(source: DataSource) -> dict[str, Any]:
 
 
 def _summary(search: AutoSearch, result: SearchResult) -> str:
-    settings, metric = search.problem.settings, search.problem.metric
-    ranked = result.candidates or tuple(trial for trial in (result.best,) if trial is not None)
-    lines = []
-    if ranked:
-        lines += [trials_table(ranked, metric), ""]
+    settings = search.problem.settings
+    best = list(_best(search, result))
+    lines = [*best]
     if not result.candidates:
-        lines.append(
-            f"None is within the tolerance of {settings.search_metric_tolerance}; the best trial is shown."
-        )
+        shown = "; the best trial is shown" if best else ""
+        lines.append(f"None is within {' and '.join(_limits(settings))}{shown}.")
+    if result.infeasible:
+        lines.append(f"{len(result.infeasible)} trials break a constraint; the log says which")
     if result.failed:
         lines.append(f"{len(result.failed)} trials failed, first: {result.failed[0].outcome.error}")
     if result.pruned:
@@ -179,14 +201,35 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
     return "\n".join(lines)
 
 
+def _best(search: AutoSearch, result: SearchResult) -> Iterator[str]:
+    """The best trials: of named metrics as MASE prints them, otherwise ranked by the searched one."""
+    shown = tuple(trial for trial in (result.best,) if trial is not None)
+    if search.problem.settings.metrics:
+        shown = result.front or shown
+        if shown:
+            yield from ("Best trial(s):", best_table(shown), "")
+    elif shown:
+        yield from (trials_table(result.candidates or shown, search.problem.metric), "")
+
+
+def _limits(settings: AutoSearchConfig) -> list[str]:
+    """What candidates have to be within."""
+    limits = ["the constraints"] if settings.constraints else []
+    if settings.search_metric_tolerance is not None or not limits:
+        limits.insert(0, f"the tolerance of {settings.search_metric_tolerance}")
+    return limits
+
+
 def _space(options: argparse.Namespace) -> int:
-    job = read_job(options.config, options.set)
+    job = _read_job(options)
     float_model = load_float_model(job.model_input)
     data = load_data(job.calibration_data, float_model.inputs)
+    base = read_quantization_config(job.quantization_config)
     space = SearchSpace(
         job.settings.search_space,
-        read_quantization_config(job.quantization_config),
+        base,
         cost_model=expected_cost(float_model, data),
+        layers=partial(layer_sites, float_model, base),
     )
     plan, notes = make_plan(job.settings, space)
     for note in notes:
@@ -202,7 +245,7 @@ def _space(options: argparse.Namespace) -> int:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    entry = read_entry(options.config)
+    entry = read_entry(options.config, options.trial)
     source = entry["source"]
     float_model = load_float_model(options.model)
     if source.get("model_digest") not in (None, float_model.digest):

@@ -81,12 +81,21 @@ def read_yaml(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must be a mapping of keys, not {type(content).__name__}")
     for change in changes:
-        _apply(content, change)
+        apply_change(content, change)
+    check_keys(content, path)
+    return content
+
+
+def check_keys(content: Mapping[str, Any], path: str | Path) -> None:
+    """Refuses keys that a file cannot have.
+
+    Raises:
+        ConfigError: With the nearest known one.
+    """
     known = (*JOB_KEYS, *FIELDS, *ALIASES)
     for key in content:
         if key not in known:
             raise ConfigError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
-    return content
 
 
 def parse_config(values: Mapping[str, Any]) -> AutoSearchConfig:
@@ -167,7 +176,12 @@ def build(kind: type[T], values: Mapping[str, Any], place: str) -> T:
         raise ConfigError("\n".join(lines)) from None
 
 
-def _apply(content: dict[str, Any], change: str) -> None:
+def apply_change(content: dict[str, Any], change: str) -> None:
+    """Sets a key, given as ``key=value`` with dots between levels and the value as YAML, in place.
+
+    Raises:
+        ConfigError: If it is no such change, or the content has something else on the way.
+    """
     key, separator, value = change.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {change!r}: write key=value, such as search_stop_condition.time_limit=60")

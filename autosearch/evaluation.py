@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import ArrayLike
 
 from autosearch.config import AutoSearchConfig
-from autosearch.errors import ConfigError
 from autosearch.objective_settings import find_metric
+from autosearch.software_metrics import Bench, MetricOptions, distances, software_evaluators
 from evaluators import (
-    DISTANCES,
-    ClassificationEvaluator,
     CombinedEvaluator,
-    DistanceEvaluator,
     Evaluator,
     Metric,
-    PerplexityEvaluator,
-    SessionSettings,
     as_evaluator,
 )
 from evaluators.hardware import (
     HARDWARE_METRICS,
     HardwareEvaluator,
     ModelCost,
-    float_cost,
     hardware_metrics,
     is_hardware_metric,
 )
-from evaluators.sessions import Feed, SessionConfig
-from quant.errors import nearest
+from evaluators.sessions import SessionConfig
 
 DEFAULT_METRIC = "L2"
 """What is measured when nothing of software is asked for."""
 
 _LATENCY = HARDWARE_METRICS["latency"].names
-_LABELLED = ("accuracy", "loss")
-_PERPLEXITY = ("perplexity", "loss")
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What models are evaluated with.
-
-    Attributes:
-        float_model: Path of the float model.
-        data: What candidates run on.
-        labels: Of that data; None = there are none.
-        cache_dir: Where the float model's outputs are kept.
-        session_settings: How models are run.
-    """
-
-    float_model: Path
-    data: Iterable[Feed]
-    labels: ArrayLike | None
-    cache_dir: Path
-    session_settings: SessionSettings
 
 
 @dataclass(frozen=True)
@@ -105,7 +74,7 @@ class Evaluation:
 
         Args:
             path: Its file.
-            cost: Of any model made of it; None where no metric is of hardware.
+            cost: With 32 bits everywhere; None where no metric is of hardware.
         """
         values: dict[str, float] = {}
         if any(not metric.against_float for metric in self.software.metrics):
@@ -116,8 +85,7 @@ class Evaluation:
             if not metric.against_float and metric.name in values
         }
         if cost is not None:
-            unquantized = float_cost(cost)
-            values |= self.before_running(unquantized, path) | self.by_running(unquantized, path)
+            values |= self.before_running(cost, path) | self.by_running(cost, path)
         return values
 
 
@@ -143,10 +111,10 @@ def make_evaluation(settings: AutoSearchConfig, bench: Bench) -> Evaluation:
     software = {name: place for name, place in others.items() if name not in hardware}
     if own is None and not settings.metrics:
         software = {settings.search_metric or DEFAULT_METRIC: "search_metric", **software}
-    options = _Options(settings.metric_options)
-    evaluators = [*([] if own is None else [own]), *_software(software, given, bench, options)]
+    options = MetricOptions(settings.metric_options)
+    evaluators = [*([] if own is None else [own]), *software_evaluators(software, given, bench, options)]
     if not evaluators:
-        evaluators = [_distances([DEFAULT_METRIC], bench)]
+        evaluators = [distances([DEFAULT_METRIC], bench)]
     timed = [name for name in hardware if name in _LATENCY]
     static = [name for name in hardware if name not in _LATENCY]
     evaluation = Evaluation(
@@ -158,42 +126,6 @@ def make_evaluation(settings: AutoSearchConfig, bench: Bench) -> Evaluation:
     return evaluation
 
 
-class _Options:
-    """`metric_options`, of which every table must be taken by an evaluator."""
-
-    def __init__(self, tables: Mapping[str, Mapping[str, Any]]) -> None:
-        self._tables = tables
-        self._taken: set[str] = set()
-
-    def take(self, names: Iterable[str]) -> dict[str, Mapping[str, Any]]:
-        """The tables of these metrics."""
-        found = {name: self._tables[name] for name in names if name in self._tables}
-        self._taken |= found.keys()
-        return found
-
-    def merged(self, names: Iterable[str], known: Sequence[str]) -> dict[str, Any]:
-        """The options of an evaluator of several metrics, from the tables of all of them."""
-        merged: dict[str, Any] = {}
-        for name, table in self.take(names).items():
-            for option, value in table.items():
-                if option not in known:
-                    raise ConfigError(
-                        f"metric_options.{name}.{option}: unknown option{nearest(option, known)}"
-                    )
-                if merged.setdefault(option, value) != value:
-                    raise ConfigError(
-                        f"metric_options.{name}.{option}: {value!r}, and {merged[option]!r} for a metric that"
-                        " is found together with it; give it once"
-                    )
-        return merged
-
-    def check_all_taken(self, metrics: Sequence[str]) -> None:
-        for name in self._tables:
-            if name not in self._taken:
-                reason = "has no options here" if name in metrics else "is not among the metrics"
-                raise ConfigError(f"metric_options.{name}: {name} {reason}{nearest(name, metrics)}")
-
-
 def _asked(settings: AutoSearchConfig) -> dict[str, str]:
     """Every metric that is asked for, with the place."""
     places = {name: f"metrics.{name}" for name in settings.metrics}
@@ -201,57 +133,7 @@ def _asked(settings: AutoSearchConfig) -> dict[str, str]:
     return places | {name: place for name, place in limited.items() if find_metric(name, places) is None}
 
 
-def _software(
-    asked: Mapping[str, str], given: Sequence[str], bench: Bench, options: _Options
-) -> list[Evaluator]:
-    evaluators: list[Evaluator] = []
-    left = dict(asked)
-    distances = {name: find_metric(name, DISTANCES) for name in left}
-    known_distances = [found for found in distances.values() if found is not None]
-    if known_distances:
-        evaluators.append(_distances(known_distances, bench))
-        left = {name: place for name, place in left.items() if distances[name] is None}
-    if "perplexity" in left:
-        evaluators.append(_perplexity(bench, options))
-        left = {name: place for name, place in left.items() if name not in _PERPLEXITY}
-    labelled = [name for name in left if name in _LABELLED]
-    if labelled:
-        evaluators.append(_classification(labelled, left[labelled[0]], bench, options))
-        left = {name: place for name, place in left.items() if name not in labelled}
-    for name, place in left.items():
-        known = {*given, *DISTANCES, *_LABELLED, *_PERPLEXITY, *HARDWARE_METRICS, "weights_above_8_bits"}
-        raise ConfigError(f"{place}: nothing produces this metric{nearest(name, known)}")
-    return evaluators
-
-
-def _distances(names: Sequence[str], bench: Bench) -> DistanceEvaluator:
-    return DistanceEvaluator(
-        bench.float_model,
-        bench.data,
-        tuple(names),
-        cache_dir=bench.cache_dir,
-        session_settings=bench.session_settings,
-    )
-
-
-def _classification(
-    names: Sequence[str], place: str, bench: Bench, options: _Options
-) -> ClassificationEvaluator:
-    if bench.labels is None:
-        raise ConfigError(
-            f"{place}: needs labels; give eval_data: {{path: ARCHIVE.npz, labels: NAME OF ITS LABELS}}, or"
-            " eval_labels in Python"
-        )
-    given = options.merged(_LABELLED, ("output", "average", "from_logits"))
-    return ClassificationEvaluator(bench.data, bench.labels, session_settings=bench.session_settings, **given)
-
-
-def _perplexity(bench: Bench, options: _Options) -> PerplexityEvaluator:
-    given = options.merged(_PERPLEXITY, ("output", "ignore_index"))
-    return PerplexityEvaluator(bench.data, bench.labels, session_settings=bench.session_settings, **given)
-
-
-def _hardware(names: Sequence[str], bench: Bench, options: _Options) -> HardwareEvaluator | None:
+def _hardware(names: Sequence[str], bench: Bench, options: MetricOptions) -> HardwareEvaluator | None:
     if not names:
         return None
     families = {name for asked in names for name in _family(asked)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autosearch.errors import ConfigError
+from autosearch.replay import is_sampled_config, key_of_trial, recorded_config
 from autosearch.trial import State, Trial
 from quant import QuantConfig
 from quant.cache import write_atomically
@@ -69,8 +70,12 @@ def write_best(directory: Path, ranked: Sequence[Trial], source: Mapping[str, An
     _write(directory / BEST, entries)
 
 
-def read_entry(reference: str) -> dict[str, Any]:
-    """The recorded trial that ``best.json#0`` or ``log.json#12`` names.
+def read_entry(reference: str, trial: int | None = None) -> dict[str, Any]:
+    """The recorded trial that ``best.json#0`` or ``log.json#12`` names; or a file with one sampled config.
+
+    Args:
+        reference: File and entry; without an entry the first.
+        trial: Number of the trial instead.
 
     Raises:
         ConfigError: If the file, the entry or its configuration is not there.
@@ -82,6 +87,10 @@ def read_entry(reference: str) -> dict[str, Any]:
         raise ConfigError(f"--config: no file {path!r}") from None
     except ValueError as error:
         raise ConfigError(f"--config {path!r}: not JSON: {error}") from None
+    if not key and trial is None and is_sampled_config(entries):
+        entries = {"0": {"sampled_config": entries}}
+    if trial is not None and isinstance(entries, dict):
+        key = key_of_trial(entries, trial, f"--config {path!r}")
     key = key or "0"
     if not isinstance(entries, dict) or key not in entries:
         known = ", ".join(list(entries)[:10]) if isinstance(entries, dict) else "none"
@@ -89,7 +98,7 @@ def read_entry(reference: str) -> dict[str, Any]:
     entry = entries[key]
     if not isinstance(entry, dict):
         raise ConfigError(f"--config {reference!r}: the entry is not a record of a trial")
-    config = entry.get("config", entry.get("user_attrs_config"))
+    config = recorded_config(entry)
     source = entry.get("source", entry.get("user_attrs_source", {}))
     if not isinstance(config, dict) or not isinstance(source, dict):
         raise ConfigError(f"--config {reference!r}: the entry has no configuration")

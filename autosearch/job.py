@@ -1,4 +1,4 @@
-"""A search as a YAML file: the model, the data, and the keys of `AutoSearchConfig`, on one level."""
+"""A search as a file: the model, the data, and the keys of `AutoSearchConfig`, on one level."""
 
 from __future__ import annotations
 
@@ -13,9 +13,19 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 
-from autosearch.compat import JOB_KEYS, build, import_object, parse_config, read_yaml, with_evaluator
+from autosearch.compat import (
+    JOB_KEYS,
+    apply_change,
+    build,
+    check_keys,
+    import_object,
+    parse_config,
+    read_yaml,
+    with_evaluator,
+)
 from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError
+from autosearch.mase import SUFFIX, load_toml, read_search
 from evaluators import AccuracyEvaluator
 from quant import CalibrationData, DataError
 from quant.calibration.data import InputSpec
@@ -46,7 +56,7 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Job:
-    """A YAML file, read.
+    """A file, read.
 
     Attributes:
         model_input: The float model.
@@ -54,6 +64,7 @@ class Job:
         calibration_data, eval_data: Where feeds come from.
         settings: How to search.
         folder: Of the file; modules that it names may lie there.
+        notes: What of the file has no effect.
     """
 
     model_input: Path
@@ -62,15 +73,70 @@ class Job:
     eval_data: DataSource | None
     settings: AutoSearchConfig
     folder: Path
+    notes: tuple[str, ...] = ()
 
 
-def read_job(path: str | Path, changes: Sequence[str] = ()) -> Job:
-    """Reads a YAML file; paths of inputs in it are relative to its folder.
+@dataclass(frozen=True)
+class Given:
+    """What the command line gives to a file of MASE's, which says nothing of it.
+
+    Attributes:
+        model: The float model.
+        data: An archive to calibrate and to evaluate with.
+        labels: Name of its array of labels; None = the default of `DataSource`.
+    """
+
+    model: str | None = None
+    data: str | None = None
+    labels: str | None = None
+
+
+def read_job(path: str | Path, changes: Sequence[str] = (), given: Given | None = None) -> Job:
+    """Reads a YAML file, or a TOML file of MASE's; paths of inputs in it are relative to its folder.
+
+    Args:
+        path: Of the file.
+        changes: ``key=value``; of a TOML file, keys that begin with ``search.`` are those of the file.
+        given: Model and data of a TOML file.
 
     Raises:
         ConfigError: Naming the file, the key and what to do.
     """
-    content = read_yaml(path, changes)
+    if Path(path).suffix == SUFFIX:
+        return _read_mase(Path(path), changes, given or Given())
+    for name, value in vars(given or Given()).items():
+        if value is not None:
+            raise ConfigError(
+                f"--{name}: is for TOML files of MASE's; a YAML file says it itself, or use --set"
+            )
+    return _job(read_yaml(path, changes), path)
+
+
+def _read_mase(path: Path, changes: Sequence[str], given: Given) -> Job:
+    content = load_toml(path)
+    own = [change for change in changes if change.startswith("search.")]
+    for change in own:
+        apply_change(content, change)
+    search = read_search(content)
+    for name, value in (("model", given.model), ("data", given.data)):
+        if value is None:
+            raise ConfigError(f"{path}: the file does not say which; give --{name}")
+    source: dict[str, Any] = {"path": str(Path(given.data or "").resolve())}
+    evaluation = {**source, "labels": given.labels, "samples": search.num_samples}
+    job_content = {
+        **search.settings,
+        "model_input": str(Path(given.model or "").resolve()),
+        "calibration_data": source,
+        "eval_data": {key: value for key, value in evaluation.items() if value is not None},
+    }
+    for change in changes:
+        if change not in own:
+            apply_change(job_content, change)
+    check_keys(job_content, path)
+    return dataclasses.replace(_job(job_content, path), notes=search.notes)
+
+
+def _job(content: Mapping[str, Any], path: str | Path) -> Job:
     folder = Path(path).resolve().parent
     for key in ("model_input", "calibration_data"):
         if not content.get(key):
@@ -130,6 +196,20 @@ def load_labels(source: DataSource) -> NDArray[Any]:
     return labels[: source.samples]
 
 
+def labels_of(job: Job) -> NDArray[Any] | None:
+    """The labels of the evaluation data, for metrics that need some; None if there are none.
+
+    Raises:
+        DataError: If the archive cannot be read, or lacks the array that the file names.
+    """
+    source = job.eval_data
+    if source is None or source.path is None:
+        return None
+    if source.labels == DataSource.labels and source.labels not in _arrays(source):
+        return None
+    return load_labels(source)
+
+
 def evaluator_of(job: Job, evaluation: CalibrationData | None) -> Any:
     """The evaluator that a YAML file means: its own, accuracy on labelled data, or None = built-in.
 
@@ -137,7 +217,8 @@ def evaluator_of(job: Job, evaluation: CalibrationData | None) -> Any:
         ConfigError: If it cannot be.
     """
     wanted = with_evaluator(job.settings, job.folder).search_evaluator
-    if wanted is None and (job.settings.search_metric or "").casefold() == "accuracy":
+    by_name = (job.settings.search_metric or "").casefold() == "accuracy" and not job.settings.metrics
+    if wanted is None and by_name:
         if job.eval_data is None or evaluation is None or job.eval_data.path is None:
             raise ConfigError(
                 "search_metric: accuracy needs eval_data: {path: ARCHIVE.npz, labels: NAME OF ITS LABELS}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from autosearch.config import AutoSearchConfig
 from autosearch.devices import check_devices, read_devices
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
-from autosearch.evaluation import Bench, Evaluation, make_evaluation
+from autosearch.evaluation import Evaluation, make_evaluation
 from autosearch.objective import Objective
 from autosearch.objective_settings import check_objectives, count_objectives, make_objectives
 from autosearch.objectives import Objectives
 from autosearch.plan import make_plan
 from autosearch.pruning import Judge, make_pruner
-from autosearch.space import CostModel, SearchSpace, effective_config
+from autosearch.software_metrics import Bench
+from autosearch.space import CostModel, SearchSpace, effective_config, layer_sites
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
@@ -180,7 +182,9 @@ def pose(
     held_out = data if evaluation_data is None else CalibrationData(evaluation_data)
     if held_out is not data:
         held_out.check(float_model.inputs)
-    space = SearchSpace(settings.search_space, base, cost_model=expected_cost(float_model, data))
+    sites = partial(layer_sites, float_model, base)
+    cost = expected_cost(float_model, data)
+    space = SearchSpace(settings.search_space, base, cost_model=cost, layers=sites)
     plan, notes = make_plan(settings, space)
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)

@@ -8,6 +8,8 @@ from autosearch.trial import Trial
 from evaluators import Metric
 
 _SHOWN = 10
+_INDEX_WIDTHS = (2, 8)
+"""Least ones of the columns of numbers in an org-mode table."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -56,7 +58,7 @@ def best_table(trials: Sequence[Trial]) -> str:
         for position, trial in enumerate(trials)
     ]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    widths[0] = max(widths[0], 2)
+    widths[:2] = [max(width, least) for width, least in zip(widths, _INDEX_WIDTHS, strict=False)]
 
     def line(cells: Sequence[str]) -> str:
         padded = (

@@ -133,7 +133,7 @@ def missing_part(space: SearchSpace) -> str | None:
 
 
 def _calibrates(part: Part) -> bool:
-    return any(
+    return bool(part.groups) or any(
         dimension.key != _SWITCH and not dimension.key.startswith(_LEVEL) for dimension in part.dimensions
     )
 
@@ -146,7 +146,7 @@ def _finetunes(part: Part) -> bool:
 def _calibration(part: Part) -> Part:
     """A part without FastFinetune."""
     kept = [each for each in part.dimensions if each.key != _SWITCH and not each.key.startswith(_LEVEL)]
-    return Part(tuple(kept), {**part.base, _SWITCH: False})
+    return Part(tuple(kept), {**part.base, _SWITCH: False}, part.groups)
 
 
 def _finetuned(part: Part, calibration: Flat) -> Part:

@@ -15,6 +15,7 @@ from evaluators.hardware import (
 from evaluators.metric import Direction, Evaluator, Metric
 from evaluators.perplexity import PerplexityEvaluator
 from evaluators.sessions import SessionSettings
+from evaluators.token_windows import token_windows
 
 __all__ = [
     "DISTANCES",
@@ -38,4 +39,5 @@ __all__ = [
     "float_cost",
     "hardware_metrics",
     "is_hardware_metric",
+    "token_windows",
 ]

@@ -53,13 +53,14 @@ class AccuracyEvaluator:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """One metric between 0 and 1: "accuracy", or "top<k>_accuracy"; "macro_" before it if it is that."""
+        """One metric, "accuracy" or "top<k>_accuracy", between 0 and 1, whatever the average."""
         return (self._metric,)
 
     @property
     def identity(self) -> str:
         """Tells apart evaluators that give other numbers on the same feeds."""
-        return f"{self._metric.name} of {self._data.identity}"
+        average = "" if self._average == "micro" else f" ({self._average})"
+        return f"{self._metric.name}{average} of {self._data.identity}"
 
     def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """Accuracy of one model.
@@ -114,8 +115,7 @@ def accuracy_metric(top_k: int, average: str) -> Metric:
         raise EvaluatorInputError(f"top_k: must be at least 1, not {top_k!r}")
     if average not in get_args(Average):
         raise EvaluatorInputError(f"average: unknown {average!r}; {hint(str(average), get_args(Average))}")
-    name = "accuracy" if top_k == 1 else f"top{top_k}_accuracy"
-    return Metric(name if average == "micro" else f"macro_{name}", "", "maximize")
+    return Metric("accuracy" if top_k == 1 else f"top{top_k}_accuracy", "", "maximize")
 
 
 def among_top_k(scores: NDArray[Any], labels: Labels, k: int) -> NDArray[np.bool]:

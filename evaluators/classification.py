@@ -69,7 +69,8 @@ class ClassificationEvaluator:
     @property
     def identity(self) -> str:
         """Tells apart evaluators that give other numbers on the same feeds."""
-        return f"{self._accuracy.name} and loss ({self._from_logits}) of {self._data.identity}"
+        options = f"{self._average}, from_logits={self._from_logits}"
+        return f"{self._accuracy.name} and loss ({options}) of {self._data.identity}"
 
     def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
         """Accuracy and loss of one model.

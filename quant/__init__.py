@@ -5,6 +5,7 @@ from quant.calibration.data import CalibrationData
 from quant.config import AutoMixprecisionConfig, ExtraOptions, FastFinetuneConfig, QuantConfig
 from quant.errors import ConfigError, DataError, ModelError, QuantError, QuantizationError
 from quant.graph.load import FloatModel, load_float_model
+from quant.layers.cost import LayerCost, ModelCost
 from quant.mixed_precision.promotion import Promotion
 from quant.mixed_precision.sensitivity import Sensitivity, SensitivityTable
 from quant.model_quantizer import ModelQuantizer
@@ -21,7 +22,9 @@ __all__ = [
     "ExtraOptions",
     "FastFinetuneConfig",
     "FloatModel",
+    "LayerCost",
     "LayerWiseMethod",
+    "ModelCost",
     "ModelError",
     "ModelQuantizer",
     "Pipeline",

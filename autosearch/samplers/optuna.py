@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import optuna
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseGASampler, BaseSampler
 from optuna.trial import TrialState
 
 from autosearch.samplers.contract import History, Known, Proposal
@@ -64,14 +64,18 @@ class OptunaSampler:
     def adopt(self, configuration: Configuration, history: History) -> Proposal | None:
         """The proposal of a configuration from elsewhere, through the study's queue.
 
-        So it is a trial that samplers learn from like any other of theirs: those of the NSGA family take
-        note of trials when these are asked for. None if it is known, or another process has put something
-        into the queue before, which is known.
+        So it is a trial that the sampler learns from like any other of its own; a genetic one counts it to
+        its population. None if it is known, or another process has put something into the queue before,
+        which is known.
         """
         assert history.study is not None
         history.study.sampler = self.sampler
         history.study.enqueue_trial(self._space.trial_params(configuration)[0])
-        return self._ask(history.study, history)
+        proposal = self._ask(history.study, history)
+        if proposal is not None and proposal.trial is not None and isinstance(self.sampler, BaseGASampler):
+            frozen = history.study.get_trials(deepcopy=False)[proposal.trial.number]
+            self.sampler.get_trial_generation(history.study, frozen)  # which it notes when it samples
+        return proposal
 
     def _ask(self, study: optuna.Study, history: History) -> Proposal | None:
         """One proposal; None if it was no use, and the study has been told so."""

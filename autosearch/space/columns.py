@@ -17,36 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autosearch.space.cost import Lookup
-from autosearch.space.effective import canonical_json
+from autosearch.space.domain import Codes, Columns, Domain
+from autosearch.space.layer_columns import LayerColumns
 from autosearch.space.parts import Part
-from autosearch.space.rules import Drop, Rewrite, Rule, Strip
+from autosearch.space.rules import LAYERS, Drop, Rewrite, Rule, Strip
 
-Codes = NDArray[np.int32]
-Columns = dict[str, Codes]
 Words = list[NDArray[np.int64]]
 """Several columns packed into few: equal rows have equal words, and the reverse."""
 
 _WORD_LIMIT = 2**62
 _KEEP = -1
-
-
-class Domain:
-    """The values that one key takes anywhere in the space, and their codes."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-        self._codes: dict[Any, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def encode(self, value: Any) -> int:
-        """The code of a value; a new one is taken in."""
-        name = canonical_json(value) if isinstance(value, list | dict) else value
-        code = self._codes.setdefault(name, len(self.values))
-        if code == len(self.values):
-            self.values.append(value)
-        return code
 
 
 @dataclass(frozen=True)
@@ -75,7 +55,10 @@ class Tables:
     def __init__(self, parts: Sequence[Part], rules: Iterable[Rule]) -> None:
         self.parts = parts
         self.domains = {key: Domain() for key in parts[0].base}
-        self._constants = [self._encode_base(part) for part in parts]
+        self._layers = LayerColumns(parts, self.domains)
+        self._constants = [
+            self._encode_base(part) | self._layers.constants(number) for number, part in enumerate(parts)
+        ]
         self._digits = [self._encode_choices(part) for part in parts]
         self._varied = [frozenset(digits) for digits in self._digits]
         self._drops = [rule for rule in rules if isinstance(rule, Drop)]
@@ -90,9 +73,17 @@ class Tables:
     def decode(self, part: int, index: NDArray[np.int64]) -> Columns:
         """Columns, as the user wrote them, of points of one part."""
         columns = dict(self._constants[part])
+        groups, numbers, size = self.parts[part].groups, [], index.size
+        for at in reversed(range(len(groups))):
+            index, number = np.divmod(index, groups[at].size)
+            numbers.append(number)
+            if groups[at].size > 1:
+                columns |= self._layers.decode(part, at, number)
         for key, codes in reversed(self._digits[part].items()):
             index, digit = np.divmod(index, len(codes))
             columns[key] = codes[digit]
+        if groups:
+            columns[LAYERS] = self._layers.stand_ins(part, numbers[::-1], size)
         return columns
 
     def kept(self, columns: Columns, size: int, dropped: Counter[str]) -> NDArray[np.bool_]:

@@ -8,7 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from autosearch.space.effective import digest_of
-from autosearch.space.rules import DEFAULTS, MOVING_AVERAGE, Flat
+from autosearch.space.layer_form import short_layers
+from autosearch.space.layer_groups import ChosenLayers
+from autosearch.space.rules import DEFAULTS, LAYERS, MOVING_AVERAGE, Flat
 from quant.config import QuantConfig, unflatten
 
 _SHORT_NAMES = {
@@ -44,18 +46,30 @@ class Configuration:
         index: Position in the full product; None for a point of a continuous range. Of the
             positions that differ in meaningless keys alone, the first.
         point: What was chosen.
-        params: The effective values of the keys that vary in the space and matter here.
-        effective: All keys, flat, after the rules.
+        varied: `params` but for those of layers.
+        plain: `effective`, with a stand-in for what was chosen for the layers.
         cost_s: Expected seconds, nothing shared.
         excluded: Why it must not run, or None.
+        layers: What was chosen for them; None where the space says nothing of layers.
     """
 
     index: int | None
     point: Point = field(repr=False)
-    params: Flat
-    effective: Flat = field(repr=False)
+    varied: Flat
+    plain: Flat = field(repr=False)
     cost_s: float
     excluded: str | None = None
+    layers: ChosenLayers | None = field(default=None, repr=False)
+
+    @cached_property
+    def params(self) -> Flat:
+        """The effective values of the keys that vary in the space and matter here."""
+        return self.varied if self.layers is None else {**self.varied, **self.layers.params()}
+
+    @cached_property
+    def effective(self) -> Flat:
+        """All keys, flat, after the rules."""
+        return self.plain if self.layers is None else {**self.plain, LAYERS: self.layers.resolved()}
 
     @cached_property
     def digest(self) -> str:
@@ -89,10 +103,13 @@ class Configuration:
 def shorten(params: Flat, effective: Flat) -> str:
     """A line for people: switches by name where they differ from the default, values with theirs."""
     words = []
+    if any(key.split(".")[0] == LAYERS for key in params):
+        params = {key: value for key, value in params.items() if key.split(".")[0] != LAYERS}
+        words.append(short_layers(effective[LAYERS]))
     if "calibrate_method" in params or "extra_options.Percentile" in params:
         words.append(effective["calibrate_method"])
     if "extra_options.Percentile" in params:
-        words[0] += f" {effective['extra_options.Percentile']}"
+        words[-1] += f" {effective['extra_options.Percentile']}"
     if "activation_type" in params or "weight_type" in params:
         words.append(f"{effective['activation_type']}/{effective['weight_type']}")
     done = ("calibrate_method", "extra_options.Percentile", "activation_type", "weight_type")

@@ -123,6 +123,18 @@ class Range:
 Dimension = Choices | Range
 
 
+def describe_dimension(dimension: Dimension) -> str:
+    """For reports.
+
+    >>> describe_dimension(Choices("weight_width", (2, None)))
+    'weight_width 2, NA'
+    """
+    if isinstance(dimension, Range):
+        step = "" if dimension.step in (None, 1) else f" by {dimension.step}"
+        return f"{dimension.key} {dimension.low} to {dimension.high}{step}"
+    return f"{dimension.key} {', '.join('NA' if value is None else str(value) for value in dimension.values)}"
+
+
 def steps_between(low: float, high: float, step: float) -> int:
     """How often `step` fits between; decimal arithmetic."""
     return int((Decimal(repr(high)) - Decimal(repr(low))) / Decimal(repr(step)))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from autosearch.space.columns import Columns, Tables, Words, group
+from autosearch.space.columns import Tables, Words, group
 from autosearch.space.cost import SHARED_STAGES, CostModel
+from autosearch.space.domain import Columns
 from autosearch.space.parts import Part
 from autosearch.space.rules import Rule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autosearch.space.configuration import Configuration
@@ -19,6 +20,7 @@ class SpaceReport:
         distinct: Configurations that are left; None where the space is not enumerated.
         cost_s: Expected seconds for all of them, shared stages computed once.
         first: The first configurations of a grid search.
+        layers: What the layers range over, a line for all that have the same choices.
     """
 
     raw_size: int | None
@@ -28,22 +30,30 @@ class SpaceReport:
     distinct: int | None = None
     cost_s: float | None = None
     first: tuple[Configuration, ...] = ()
+    layers: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """For the log and the terminal."""
         if self.raw_size is None:
-            return ["search space: a continuous range, not enumerated"]
+            return ["search space: a continuous range, not enumerated", *self._layer_lines()]
         if self.distinct is None or self.cost_s is None:
-            size, limit = spaced(self.raw_size), spaced(self.limit)
-            return [f"search space: {size} points, too many to enumerate (limit {limit})"]
+            size, limit = counted(self.raw_size), spaced(self.limit)
+            return [
+                f"search space: {size} points, too many to enumerate (limit {limit})",
+                *self._layer_lines(),
+            ]
         size = spaced(self.raw_size)
         return [
             f"search space: {size} points, {spaced(self.distinct)} distinct configurations, "
             f"about {self.cost_s:.0f} s for all",
+            *self._layer_lines(),
             *(f"  {spaced(count)} of {size}: {reason}; dropped" for reason, count in self.dropped),
             *(f"  {spaced(count)} of {size}: {reason}; merged" for reason, count in self.stripped),
             *(f"  #{c.index}: {c.short} (about {c.cost_s:.1f} s)" for c in self.first),
         ]
+
+    def _layer_lines(self) -> list[str]:
+        return [f"  {line}" for line in self.layers]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -56,3 +66,12 @@ def spaced(number: int) -> str:
     '1 280'
     """
     return f"{number:,}".replace(",", " ")
+
+
+def counted(number: int) -> str:
+    """The number, or its power of ten where nobody would count the digits.
+
+    >>> counted(10**41)
+    'about 10^41'
+    """
+    return spaced(number) if number < 10**15 else f"about 10^{math.log10(number):.0f}"

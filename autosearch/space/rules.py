@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autosearch.space.layer_form import calibrates, canonical_layers
 from quant.config import AutoMixprecisionConfig, FastFinetuneConfig, QuantConfig, flatten
 from quant.types import ELEMENT_NAMES, ELEMENT_TYPES, INTEGER_TYPES
 
@@ -104,6 +105,7 @@ def mixed_precision(*names: str) -> tuple[str, ...]:
 
 
 METHOD = "calibrate_method"
+LAYERS = "layers"
 NUM_ITER_LR, NUM_ITERATIONS, LEARNING_RATE = finetune("NumIterLR", "NumIterations", "LearningRate")
 WEIGHT_SYMMETRIC, MOVING_AVERAGE = extra("WeightSymmetric", "CalibMovingAverage")
 ACTIVATION_SYMMETRIC, RANGE_SYMMETRIC = extra("ActivationSymmetric", "CalibTensorRangeSymmetric")
@@ -157,7 +159,12 @@ def _has_reduced_range(type_name: str) -> bool:
     return element is not None and element.bits >= 4
 
 
+def _layers_written(layers: Mapping[str, Any] | None) -> Flat:
+    return {} if layers is None else {LAYERS: canonical_layers(layers)}
+
+
 REWRITES = (
+    Rewrite((LAYERS,), _layers_written, "parameters of formats that are their defaults are left out"),
     Rewrite((NUM_ITER_LR,), split_num_iter_lr, "NumIterLR is NumIterations and LearningRate"),
     Rewrite(
         ("weight_type", WEIGHT_SYMMETRIC),
@@ -185,7 +192,44 @@ REWRITES = (
     ),
 )
 
+PLACEMENT = (
+    "activation_type",
+    "weight_type",
+    "per_channel",
+    "reduce_range",
+    "op_types_to_quantize",
+    "op_types_to_exclude",
+    "nodes_to_quantize",
+    "nodes_to_exclude",
+    "input_nodes",
+    "output_nodes",
+    *extra("ActivationSymmetric", "WeightSymmetric", "AddQDQPairToWeight", "DedicatedQDQPair"),
+    *extra("QuantizeBias", "MatMulConstBOnly", "OpTypesToExcludeOutputQuantization"),
+    *extra("QDQOpTypePerChannelSupportToAxis", "QDQKeepRemovableActivations", "ForceQuantizeNoInputCheck"),
+    *extra("BlockSize", "TensorQuantOverrides", "ActivationRestrictedAsymmetric", "UseQDQContribOps"),
+    *extra("QDQDisableWeightAdjustForInt32Bias"),
+)
+"""Keys of the ordinary placement of Q/DQ nodes, and of the types and grids there."""
+
 STRIPS = (
+    Strip(
+        PLACEMENT,
+        (LAYERS,),
+        lambda layers: layers is None,
+        "types and placement of Q/DQ nodes mean nothing beside layers",
+    ),
+    Strip(
+        (METHOD, RANGE_SYMMETRIC, MOVING_AVERAGE, *extra("WeightCalibrateMethod", "MinimumRealRange")),
+        (LAYERS,),
+        lambda layers: layers is None or calibrates(layers),
+        "of layers, only formats that are calibrated have a calibrate_method and its options",
+    ),
+    Strip(
+        extra("CalibDataSize"),
+        (LAYERS, "include_sq", *extra("BiasCorrection")),
+        lambda layers, smooth, corrected: layers is None or smooth or corrected or calibrates(layers),
+        "CalibDataSize means nothing to layers of which no format is calibrated",
+    ),
     Strip(
         (MOVING_AVERAGE,),
         (METHOD,),

@@ -15,9 +15,11 @@ from autosearch.space.cost import CostModel
 from autosearch.space.dimensions import Dimension
 from autosearch.space.effective import canonical_json, digest_of
 from autosearch.space.enumeration import Enumeration, enumerate_parts
+from autosearch.space.layer_groups import ChosenLayers, Sites, describe_groups, draw_picks
 from autosearch.space.parts import Part, parse_search_space
-from autosearch.space.report import SpaceReport
+from autosearch.space.report import SpaceReport, counted
 from autosearch.space.rules import (
+    LAYERS,
     LEARNING_RATE,
     NUM_ITER_LR,
     NUM_ITERATIONS,
@@ -47,6 +49,7 @@ class SearchSpace:
         cost_model: Prices configurations.
         rules: What is refused and merged.
         limit: Points up to which the space is enumerated.
+        layers: Gives the layers of the model; called only if the space has the key ``layers``.
 
     Raises:
         ConfigError: For a key, a choice or a range that is wrong, naming its place.
@@ -60,13 +63,15 @@ class SearchSpace:
         cost_model: CostModel | None = None,
         rules: Sequence[Rule] = RULES,
         limit: int = ENUMERATION_LIMIT,
+        layers: Sites | None = None,
     ) -> None:
-        self.parts: tuple[Part, ...] = parse_search_space(search_space, base or QuantConfig())
+        self.parts: tuple[Part, ...] = parse_search_space(search_space, base or QuantConfig(), layers)
         self.cost_model = cost_model or CostModel()
         self.rules = tuple(rules)
         self.limit = limit
         self._chooser = SPACE
         self._named: frozenset[str] = frozenset()
+        self._layers = _layer_names(self.parts)
 
     def with_parts(self, parts: Sequence[Part], chooser: str = SPACE) -> SearchSpace:
         """A space of other parts, priced and filtered alike; its configurations are told apart alike.
@@ -80,6 +85,7 @@ class SearchSpace:
         space.parts = tuple(parts)
         space._chooser = chooser
         space._named = self._varying
+        space._layers = self._layers
         return space
 
     @cached_property
@@ -91,7 +97,7 @@ class SearchSpace:
     @cached_property
     def digest(self) -> str:
         """What the dimensions are, whatever they were written like; the base is left aside."""
-        return digest_of([[dimension.described() for dimension in part.dimensions] for part in self.parts])
+        return digest_of([[axis.described() for axis in part.axes] for part in self.parts])
 
     def values_of(self, key: str) -> tuple[Any, ...]:
         """Every value that a key takes somewhere, unless it is a range: then its ends."""
@@ -121,7 +127,8 @@ class SearchSpace:
         """
         if self.require_finite() > self.limit:
             raise ConfigError(
-                f"search_space: {self.raw_size} points are too many to enumerate (limit {self.limit}); "
+                f"search_space: {counted(self.require_finite())} points are too many to enumerate"
+                f" (limit {self.limit}); "
                 "leave choices out, or search with 'random' or 'TPE'"
             )
         return enumerate_parts(self.parts, self.rules, self.cost_model)
@@ -155,36 +162,42 @@ class SearchSpace:
         while index >= (size := self.parts[number].size or 0):
             number, index = number + 1, index - size
         part = self.parts[number]
-        digits = zip(part.dimensions, part.digits(index), strict=True)
-        return self.at(Point(number, {dimension.key: dimension.value(i) for dimension, i in digits}))
+        digits = zip(part.axes, part.digits(index), strict=True)
+        return self.at(Point(number, {axis.key: axis.value(digit) for axis, digit in digits}))
 
     def at(self, point: Point) -> Configuration:
         """The configuration of a point."""
-        values = {**self.parts[point.part].base, **point.values}
+        part, given = self.parts[point.part], point.values
+        values = {**part.base, **{each.key: given[each.key] for each in part.dimensions if each.key in given}}
+        layers = None
+        if part.groups:
+            layers = ChosenLayers(tuple((group, given[group.key]) for group in part.groups), self._layers)
+            values[LAYERS] = layers.stand_in()
         effective = apply_rules(values, self.rules)
         meaningless = stripped_keys(effective, self.rules)
+        shown = self._varying - meaningless - ({LAYERS} if layers else set())
         return Configuration(
             index=self._index(point, meaningless),
             point=point,
-            params={
-                key: value
-                for key, value in effective.items()
-                if key in self._varying and key not in meaningless
-            },
-            effective=effective,
+            varied={key: value for key, value in effective.items() if key in shown},
+            plain=effective,
             cost_s=self.cost_model.seconds(effective),
             excluded=refusal(values, self.rules),
+            layers=layers,
         )
 
     def draw(self, generator: np.random.Generator) -> Configuration:
         """A point at random; choices that a rule refuses by themselves are left out.
 
         All points alike in a finite space, all parts alike otherwise. A configuration that many
-        points stand for is drawn as often as all of them.
+        points stand for is drawn as often as all of them. Of the formats of a layer, all families
+        are alike, however many parameters they have.
         """
         part = int(generator.choice(len(self.parts), p=self._part_probabilities))
-        drawn = {dimension.key: dimension.draw(generator) for dimension in self._offered[part]}
-        return self.at(Point(part, drawn))
+        drawn: dict[str, Any] = {
+            dimension.key: dimension.draw(generator) for dimension in self._offered[part]
+        }
+        return self.at(Point(part, drawn | draw_picks(self.parts[part].groups, generator)))
 
     def suggest(self, trial: BaseTrial) -> Configuration:
         """Asks an Optuna trial for a configuration; only keys that matter become parameters."""
@@ -203,8 +216,9 @@ class SearchSpace:
 
     def describe(self, first: int = 5) -> SpaceReport:
         """What the space amounts to, for the log: sizes, what each rule did, cost, first configurations."""
+        layers = tuple(line for part in self.parts for line in describe_groups(part.groups))
         if not self.is_enumerable:
-            return SpaceReport(self.raw_size, self.limit)
+            return SpaceReport(self.raw_size, self.limit, layers=layers)
         found = self.enumeration
         order = found.grouped_order()[:first]
         return SpaceReport(
@@ -215,6 +229,7 @@ class SearchSpace:
             distinct=len(found),
             cost_s=found.total_cost_s(),
             first=tuple(self.configuration(int(found.index[position])) for position in order),
+            layers=layers,
         )
 
     @cached_property
@@ -226,15 +241,15 @@ class SearchSpace:
         return frozenset(varying)
 
     def _index(self, point: Point, meaningless: frozenset[str]) -> int | None:
-        """The first of the positions that differ in meaningless keys alone."""
-        if self.raw_size is None:
+        """The first of the positions that differ in meaningless keys alone; of a space that is enumerable."""
+        if not self.is_enumerable:
             return None
         part = self.parts[point.part]
         digits = [
-            dimension.digit(point.values[dimension.key])
-            if dimension.key in point.values and dimension.key not in meaningless
+            axis.digit(point.values[axis.key])
+            if axis.key in point.values and axis.key not in meaningless
             else 0
-            for dimension in part.dimensions
+            for axis in part.axes
         ]
         return sum(part.size or 0 for part in self.parts[: point.part]) + part.index(digits)
 
@@ -255,3 +270,8 @@ class SearchSpace:
         if self.raw_size is None:
             return [1 / len(self.parts)] * len(self.parts)
         return [(part.size or 0) / self.raw_size for part in self.parts]
+
+
+def _layer_names(parts: Sequence[Part]) -> tuple[str, ...]:
+    """Of the layers that some part gives formats; every configuration lists them all."""
+    return tuple(dict.fromkeys(site.name for part in parts for group in part.groups for site in group.sites))

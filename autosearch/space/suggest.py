@@ -24,8 +24,9 @@ from optuna.trial import BaseTrial
 from autosearch.space.configuration import Point
 from autosearch.space.dimensions import Choices, Dimension, Range
 from autosearch.space.effective import canonical_json
+from autosearch.space.layer_form import stand_in
 from autosearch.space.parts import Part
-from autosearch.space.rules import Drop, Rule, Strip, apply_rules
+from autosearch.space.rules import LAYERS, Drop, Rule, Strip, apply_rules
 
 SPACE = "space"
 """Name of the parameter that chooses a part, unless another one is given."""
@@ -38,9 +39,8 @@ def suggest_point(
     number = int(_ask(trial, chooser, _part_numbers(parts))) if len(parts) > 1 else 0
     prefix = _prefix(parts, number)
 
-    def ask(dimension: Dimension) -> Any:
-        answer = _ask(trial, prefix + dimension.key, _distribution(dimension, rules))
-        return _from_optuna(dimension, answer)
+    def ask(name: str, dimension: Dimension) -> Any:
+        return _from_optuna(dimension, _ask(trial, prefix + name, _distribution(dimension, rules)))
 
     return Point(number, _walk(parts[number], rules, ask))
 
@@ -56,14 +56,24 @@ def trial_params(
         params[chooser] = point.part
         distributions[chooser] = _part_numbers(parts)
 
-    def record(dimension: Dimension) -> Any:
-        value = point.values[dimension.key]
-        params[prefix + dimension.key] = _to_optuna(dimension, value)
-        distributions[prefix + dimension.key] = _distribution(dimension, rules)
-        return value
+    chosen = {**point.values, **_raw(parts[point.part], point)}
+
+    def record(name: str, dimension: Dimension) -> Any:
+        params[prefix + name] = _to_optuna(dimension, chosen[name])
+        distributions[prefix + name] = _distribution(dimension, rules)
+        return chosen[name]
 
     _walk(parts[point.part], rules, record)
     return params, distributions
+
+
+def _raw(part: Part, point: Point) -> dict[str, Any]:
+    """What was chosen for the layers, by the names of the parameters."""
+    return {
+        f"{group.key}.{key}": value
+        for group in part.groups
+        for key, value in point.values[group.key].raw.items()
+    }
 
 
 def offered(dimension: Dimension, rules: Iterable[Rule]) -> Dimension:
@@ -75,16 +85,26 @@ def offered(dimension: Dimension, rules: Iterable[Rule]) -> Dimension:
     return Choices(dimension.key, tuple(left)) if left else dimension
 
 
-def _walk(part: Part, rules: Sequence[Rule], choose: Callable[[Dimension], Any]) -> dict[str, Any]:
-    """Chooses a value for every key that matters beside those chosen before."""
+def _walk(part: Part, rules: Sequence[Rule], choose: Callable[[str, Dimension], Any]) -> dict[str, Any]:
+    """Chooses formats for the layers, then a value for every key that matters beside those chosen before.
+
+    Args:
+        part: What is chosen.
+        rules: What decides whether a key matters.
+        choose: Answers with the value of a parameter, by its name and its dimension.
+    """
     values = dict(part.base)
-    chosen = {}
+    chosen: dict[str, Any] = {}
+    for group in part.groups:
+        chosen[group.key] = group.choose(choose)
+    if part.groups:
+        values[LAYERS] = stand_in(any(pick.calibrated for pick in chosen.values()))
     for dimension in _decisive_first(part.dimensions, rules):
         key = dimension.key
         if dimension.size == 1:
             chosen[key] = values[key] = dimension.value(0)
         elif _matters(key, values, rules):
-            chosen[key] = values[key] = choose(dimension)
+            chosen[key] = values[key] = choose(key, dimension)
     return chosen
 
 

@@ -38,7 +38,9 @@ class QuantConfig(Level):
         include_auto_mp: Automatic mixed precision: a type of their own for sensitive tensors.
         include_fast_ft: FastFinetune last.
         layers: A number format for every layer, ``{by: name | type | pattern, default: {...}, <name, type or
-            pattern>: {...}}``, in place of the types and the placement above; see `LayerTable`.
+            pattern>: {...}}``. Calibration, transforms and finetuning count as without it; what decides on
+            types and placement (`activation_type`, `nodes_to_exclude`, `TensorQuantOverrides` ...) must
+            be left at its default.
         extra_options: Level 2.
 
     Raises:

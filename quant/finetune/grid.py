@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
@@ -38,22 +38,38 @@ Grid = TypeVar("Grid", bound=RoundingGrid)
 
 
 def moved(grid: Grid, put: Callable[[NDArray[Any]], Array]) -> Grid:
-    """A grid with its arrays on a device; grids are dataclasses of arrays and of plain values."""
+    """A grid with its arrays on a device; grids are dataclasses of arrays, tuples and plain values."""
     assert is_dataclass(grid)
-    changes = {name: put(value) for name, value in _members(grid) if isinstance(value, np.ndarray)}
-    return replace(grid, **changes)
+    return replace(grid, **{name: _moved(value, put) for name, value in _members(grid)})
+
+
+def _moved(value: Any, put: Callable[[NDArray[Any]], Array]) -> Any:
+    if isinstance(value, np.ndarray):
+        return put(value)
+    return tuple(_moved(item, put) for item in value) if type(value) is tuple else value
 
 
 def digest_of(grid: RoundingGrid) -> str:
     """sha256 of a grid's type, arrays and plain values, in hexadecimal."""
     digest = hashlib.sha256(type(grid).__name__.encode())
     for name, value in _members(grid):
-        if isinstance(value, np.ndarray):
-            digest.update(f"{name}|{value.dtype}|{value.shape}|".encode())
-            digest.update(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
-        else:
-            digest.update(f"{name}={value!r};".encode())
+        digest.update(f"{name}=".encode())
+        for part in _parts(value):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _parts(value: Any) -> Iterator[bytes | memoryview]:
+    """What decides on a member, piece by piece."""
+    if isinstance(value, np.ndarray):
+        yield f"{value.dtype}|{value.shape}|".encode()
+        yield np.ascontiguousarray(value).reshape(-1).view(np.uint8).data
+    elif type(value) is tuple:
+        yield f"({len(value)}:".encode()
+        for item in value:
+            yield from _parts(item)
+    else:
+        yield f"{value!r};".encode()
 
 
 def _members(grid: RoundingGrid) -> list[tuple[str, Any]]:

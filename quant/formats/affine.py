@@ -10,6 +10,7 @@ import numpy as np
 from quant.errors import ConfigError
 from quant.finetune.grid import RoundingGrid, UniformGrid
 from quant.formats.contract import F32, Emulation, Format, Native, as_float32, needs_range
+from quant.formats.grids import arranged
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.qparams import Grid, QuantParams, quant_params, weight_extremes
 from quant.types import INTEGER_TYPES, ElementType
@@ -130,17 +131,8 @@ class BoundAffine(Format):
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         element = self.format.element
-        each = (per_output(parameter, weight, groups) for parameter in self.spread(weight.shape))
+        each = (arranged(parameter, weight, groups) for parameter in self.spread(weight.shape))
         return UniformGrid(next(each), next(each), element.qmin, element.qmax)
-
-
-def per_output(parameter: F32, weight: F32, groups: int) -> F32:
-    """Something broadcastable to a weight (out, ..., in) -> to (groups, out / groups, inputs)."""
-    if parameter.size == 1:
-        return parameter.reshape(1, 1, 1)
-    if parameter.size == weight.shape[0] and parameter.shape[0] == parameter.size:
-        return parameter.reshape(groups, -1, 1)
-    return np.broadcast_to(parameter, weight.shape).reshape(groups, weight.shape[0] // groups, -1)
 
 
 def granularity() -> tuple[Parameter, ...]:

@@ -11,7 +11,7 @@ from quant.finetune.grid import RoundingGrid
 from quant.formats.contract import F32, Emulation, Format, Native, as_float32
 from quant.formats.grids import FloatGrid
 from quant.formats.parameters import Family
-from quant.formats.rounding import round_to_float
+from quant.formats.rounding import FloatShape
 from quant.types import ELEMENT_TYPES, ElementType, Encoding
 
 _BODY = """<limit: float, to: int> (x) => (y)
@@ -42,11 +42,11 @@ class HalfFloat(Format):
         return self.element.ir.name.lower()
 
     @property
-    def _shape(self) -> tuple[int, int, float]:
-        return *_SHAPES[self.element.encoding], float(self.element.qmax)
+    def _shape(self) -> FloatShape:
+        return FloatShape(*_SHAPES[self.element.encoding], float(self.element.qmax))
 
     def round(self, x: F32) -> F32:
-        return round_to_float(as_float32(x), *self._shape)
+        return self._shape.round(as_float32(x))
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.element.bits
@@ -56,11 +56,11 @@ class HalfFloat(Format):
         return Native(self.element, None)
 
     def emulation(self) -> Emulation:
-        attributes = (("limit", self._shape[2]), ("to", int(self.element.ir)))
+        attributes = (("limit", self._shape.largest), ("to", int(self.element.ir)))
         return Emulation("HalfFloat", _BODY, attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
-        return FloatGrid(np.ones((1, 1, 1), np.float32), *self._shape)
+        return FloatGrid(np.ones((1, 1, 1), np.float32), self._shape)
 
 
 def _family(element: ElementType) -> Family:

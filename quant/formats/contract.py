@@ -129,6 +129,10 @@ class Native:
         return quantize(x, self.params, self.element)
 
 
+Attributes: TypeAlias = tuple[tuple[str, int | float | tuple[int, ...]], ...]
+"""Of a node, by name."""
+
+
 @dataclass(frozen=True)
 class Emulation:
     """A local function of one input and one output, float32 of any shape, and the attributes for a call.
@@ -142,7 +146,7 @@ class Emulation:
 
     op_type: str
     body: str
-    attributes: tuple[tuple[str, int | float | tuple[int, ...]], ...] = ()
+    attributes: Attributes = ()
     opset: int = 21
 
     def function(self, opset: int) -> onnx.FunctionProto:
@@ -169,6 +173,7 @@ def needs_range(name: str) -> ConfigError:
 __all__ = [
     "DOMAIN",
     "F32",
+    "Attributes",
     "Emulation",
     "Format",
     "Native",

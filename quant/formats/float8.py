@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.affine import TENSOR, Affine, BoundAffine, check_granularity, granularity, per_output
+from quant.formats.affine import TENSOR, Affine, BoundAffine, check_granularity, granularity
 from quant.formats.contract import F32, Format, as_float32
-from quant.formats.grids import FloatGrid
+from quant.formats.grids import FloatGrid, arranged
 from quant.formats.parameters import Family
-from quant.formats.rounding import round_to_float
+from quant.formats.rounding import FloatShape
 from quant.types import ELEMENT_TYPES, ElementType, Encoding
 
 _SHAPES = {"FLOAT8E4M3FN": (3, -6), "FLOAT8E5M2": (2, -14)}
@@ -31,18 +31,18 @@ class BoundFloat8(BoundAffine):
     def round(self, x: F32) -> F32:
         x = as_float32(x)
         scale, _ = self.spread(x.shape)
-        rounded = round_to_float(x / scale, *self._shape)
+        rounded = self._shape.round(x / scale)
         rounded *= scale
         return rounded
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale, _ = self.spread(weight.shape)
-        return FloatGrid(per_output(scale, weight, groups), *self._shape)
+        return FloatGrid(arranged(scale, weight, groups), self._shape)
 
     @property
-    def _shape(self) -> tuple[int, int, float]:
+    def _shape(self) -> FloatShape:
         element = self.format.element
-        return *_SHAPES[element.ir.name], float(element.qmax)
+        return FloatShape(*_SHAPES[element.ir.name], float(element.qmax))
 
 
 def _family(element: ElementType) -> Family:

@@ -8,18 +8,50 @@ from typing import Any
 
 from quant.errors import ConfigError, nearest
 from quant.formats.affine import AFFINE
+from quant.formats.binary import BINARY
+from quant.formats.binary_residual import BINARY_RESIDUAL
+from quant.formats.block_fp import BLOCK_FP
+from quant.formats.block_log import BLOCK_LOG
+from quant.formats.block_minifloat import BLOCK_MINIFLOAT
 from quant.formats.cast import HALF_FLOATS
 from quant.formats.contract import Format
+from quant.formats.float4 import FLOAT4
 from quant.formats.float8 import FLOAT8
 from quant.formats.integer import INTEGER
+from quant.formats.log import LOG
+from quant.formats.minifloat_denorm import MINIFLOAT_DENORM
+from quant.formats.minifloat_ieee import MINIFLOAT_IEEE
+from quant.formats.mxfp import MXFP
+from quant.formats.mxint import MXINT
 from quant.formats.parameters import ROLES, Family, is_default
+from quant.formats.ternary import TERNARY
 
 FLOAT = "none"
 """The name that leaves a tensor in float; "NA" and null do too."""
 
 _ABSENT = object()
 
-FORMATS: dict[str, Family] = {family.name: family for family in (INTEGER, *AFFINE, *FLOAT8, *HALF_FLOATS)}
+FORMATS: dict[str, Family] = {
+    family.name: family
+    for family in (
+        INTEGER,
+        MINIFLOAT_IEEE,
+        MINIFLOAT_DENORM,
+        LOG,
+        BLOCK_FP,
+        BLOCK_MINIFLOAT,
+        BLOCK_LOG,
+        MXINT,
+        MXFP,
+        BINARY,
+        BINARY_RESIDUAL,
+        TERNARY,
+        *AFFINE,
+        *FLOAT8,
+        FLOAT4,
+        *HALF_FLOATS,
+    )
+}
 """Every family of formats by its name."""
 
 ALIASES = {"fixed": "integer"}

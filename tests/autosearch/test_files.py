@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autosearch import Outcome
 from autosearch.errors import ConfigError
 from autosearch.files import MOST_BEST, finite, read_entry, write_best, write_log
 from quant import QuantConfig
@@ -49,6 +51,42 @@ def test_log_has_the_keys_of_mase(tmp_path: Path) -> None:
     assert failed["state"] == "FAIL"
     assert failed["value"] is None
     assert failed["user_attrs_error"] == "RuntimeError: no luck"
+
+
+def test_several_objectives_and_layers_are_written_as_mase_does(tmp_path: Path) -> None:
+    chosen = {"name": "integer", "data_in_width": 4, "weight_width": 2, "bias_width": 8}
+    trial = make_trial(
+        3,
+        0.5,
+        params={"per_channel": True, "layers.fc.weight_width": 2, "layers.fc.name": "integer"},
+        config={"per_channel": True, "layers": {"by": "name", "fc": chosen, "relu": {"name": None}}},
+        values=(0.5, 0.785),
+        scaled={"accuracy": 0.5, "average_bitwidth": 0.785},
+        violations={"accuracy >= 0.4": -0.25},
+        outcome=Outcome({"loss": 0.69, "accuracy": 0.5}, hardware={"average_bitwidth": 3.925}),
+    )
+    skipped = replace(trial, number=4, values=None, outcome=Outcome(infeasible=True))
+    write_log(tmp_path, [trial, skipped], 2, SOURCE)
+    write_best(tmp_path, [trial], SOURCE)
+    log, best = (strictly(tmp_path / name) for name in ("log.json", "best.json"))
+    nodes = {"fc": {"config": chosen}, "relu": {"config": {"name": None}}}
+    expected = {
+        "number": 3,
+        "values_0": 0.5,
+        "values_1": 0.785,
+        "user_attrs_hardware_metrics": {"average_bitwidth": 3.925},
+        "user_attrs_sampled_config": {"per_channel": True, **nodes},
+        "user_attrs_scaled_metrics": {"accuracy": 0.5, "average_bitwidth": 0.785},
+        "user_attrs_software_metrics": {"loss": 0.69, "accuracy": 0.5},
+        "state": "COMPLETE",
+    }
+    assert {key: log["3"][key] for key in expected} == expected
+    assert "value" not in log["3"]
+    assert log["4"]["state"] == "INFEASIBLE"
+    assert (log["4"]["values_0"], log["4"]["values_1"]) == (None, None)
+    assert best["0"]["value"] == [0.5, 0.785]
+    assert best["0"]["sampled_config"] == expected["user_attrs_sampled_config"]
+    assert best["0"]["violations"] == {"accuracy >= 0.4": -0.25}
 
 
 def test_best_has_ranks(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from autosearch.ledger import SAME_FAILURES, Ledger
-from autosearch.objectives import Objectives, ScaledMetric
+from autosearch.objectives import Constraint, Objectives, ScaledMetric
 from autosearch.trial import Outcome, Trial
+from autosearch.units import Amount
 from evaluators import Metric
 from tests.autosearch.trials import make_trial
 
@@ -73,3 +76,80 @@ def test_samplers_see_values_and_failures() -> None:
     ledger.add(ended(5, error="broken"))
     assert ledger.known["4"].values == (2.0,)
     assert ledger.known["5"].values is None
+
+
+BITS = Metric("bits", direction="minimize")
+BOTH = Objectives(
+    (ScaledMetric(ACCURACY, 1.0, "maximize"), ScaledMetric(BITS, 1.0, "minimize")),
+    constraints=(Constraint(ACCURACY, "min", Amount(0.5)),),
+)
+
+
+def of_two(number: int, accuracy: float, bits: float) -> Trial:
+    outcome = Outcome({"accuracy": accuracy}, hardware={"bits": bits})
+    return replace(make_trial(number), digest=str(number), outcome=outcome)
+
+
+def test_of_several_objectives_the_front_is_kept_up_to_date() -> None:
+    ledger = Ledger(BOTH)
+    history = []
+    points = [(0.6, 8), (0.7, 8), (0.6, 4), (0.55, 6), (0.7, 8), (0.9, 9), (0.8, 3)]
+    for number, point in enumerate(points):
+        trial = ledger.add(of_two(number, *point))
+        history.append((trial.is_candidate, [each.number for each in ledger.displaced], ledger.since_best))
+    assert history == [
+        (True, [], 0),
+        (True, [0], 0),
+        (True, [], 0),
+        (False, [], 1),
+        (True, [], 2),  # on the front, but no news
+        (True, [1], 0),  # the best in the first objective, which stays on the front
+        (True, [1, 2, 4], 0),
+    ]
+    assert [trial.number for trial in ledger.front()] == [5, 6]
+    assert ledger.candidates == 2
+    assert [trial.number for trial in ledger.ranked()] == [5, 6, 1, 4, 2, 0, 3]
+    assert ledger.best == ledger.ranked()[0]
+    assert {number for number, trial in ledger.trials.items() if trial.is_candidate} == {5, 6}
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.3, 0.4, 0.5, 0.6, 0.7]), st.integers(1, 4)), min_size=1, max_size=12
+    )
+)
+def test_a_ledger_agrees_with_its_own_ranking(points: list[tuple[float, int]]) -> None:
+    ledger = Ledger(BOTH)
+    for number, point in enumerate(points):
+        ledger.add(of_two(number, *point))
+    ranked = ledger.ranked()
+    assert ledger.best == ranked[0]
+    feasible = [trial for trial in ranked if not trial.violated]
+    assert [trial.violated == {} for trial in ranked] == [True] * len(feasible) + [False] * (
+        len(ranked) - len(feasible)
+    )
+    front = {
+        trial.number
+        for trial in feasible
+        if not any(
+            other.values != trial.values
+            and other.outcome.metrics["accuracy"] >= trial.outcome.metrics["accuracy"]
+            and other.outcome.hardware["bits"] <= trial.outcome.hardware["bits"]
+            for other in feasible
+        )
+    }
+    assert {trial.number for trial in ledger.front()} == front == {t.number for t in ranked if t.is_candidate}
+    assert ledger.candidates == len(front)
+    assert ledger.best_trials() == (ledger.front() or ranked[:1])
+
+
+def test_what_was_not_evaluated_has_violations_and_no_values() -> None:
+    limited = replace(BOTH, constraints=(Constraint(BITS, "max", Amount(4)),))
+    ledger = Ledger(limited)
+    skipped = replace(of_two(0, 0.9, 8), outcome=Outcome(hardware={"bits": 8.0}, infeasible=True))
+    trial = ledger.add(skipped)
+    assert (trial.state, trial.values, trial.violations) == ("infeasible", None, {"bits <= 4": 1.0})
+    assert ledger.known["0"].violations == {"bits <= 4": 1.0}
+    assert ledger.best is None
+    assert ledger.best_trials() == ledger.ranked() == []
+    assert ledger.hopeless() is None

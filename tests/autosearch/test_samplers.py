@@ -138,11 +138,17 @@ def test_configurations_in_flight_are_not_proposed_again(name: str) -> None:
     assert search.propose() is None
 
 
-@pytest.mark.parametrize("name", ["TPE", "NSGAII", "QMC", "NSGAIIISampler"])
+@pytest.mark.parametrize(
+    "name", ["TPE", "NSGAII", "QMC", "NSGAIIISampler", "GPS", "BruteForce", "grid_search"]
+)
 def test_several_objectives(name: str) -> None:
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         pytest.skip(f"needs {NEEDS[name]}")
-    assert len(Search(SearchSpace(TWENTY_SEVEN), name, objectives=2).run()) == 27
+    search = Search(SearchSpace(TWENTY_SEVEN), name, objectives=2)
+    assert len(search.run()) == 27
+    for trial in search.study.trials:  # what was proposed again was told what was known
+        known = trial.user_attrs.get(REPEAT_OF, trial.number)
+        assert trial.values == search.study.trials[known].values
 
 
 @pytest.mark.parametrize("name", ["random", *(one for one in OPTUNA if "BruteForce" not in one.values)])
@@ -362,6 +368,50 @@ def test_exported_names() -> None:
         "Proposal",
         "RandomSampler",
         "Sampler",
+        "SeededSampler",
+        "learns_from_infeasible",
         "make_sampler",
         "sampler_names",
     }
+
+
+def test_a_sampler_of_one_objective_refuses_several() -> None:
+    with pytest.raises(ConfigError, match="'CmaEs' optimises one objective, and there are 2; set sum_scaled"):
+        make_sampler("CmaEs", SearchSpace(TWENTY_SEVEN), objectives=2)
+
+
+def test_known_violations_are_told_again() -> None:
+    space = SearchSpace(TWENTY_SEVEN)
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    sampler = make_sampler("TPE", space, 0, objectives=2)
+    (configuration, *_) = space
+    trials = {each.digest: Known(0, None, {"bits <= 4": 1.0, "size <= 9": -0.5}) for each in space}
+    assert sampler.adopt(configuration, History(trials, study)) is None
+    (told,) = study.trials
+    assert (told.state, told.constraints) == (TrialState.PRUNED, {"bits <= 4": 1.0, "size <= 9": -0.5})
+    trials[configuration.digest] = Known(0, (1.0, 2.0), {"bits <= 4": 0.5})
+    assert sampler.adopt(configuration, History(trials, study)) is None
+    assert (study.trials[1].values, study.trials[1].constraints) == ([1.0, 2.0], {"bits <= 4": 0.5})
+
+
+def test_tpe_keeps_away_from_what_was_not_evaluated() -> None:
+    """Half of the space breaks a constraint, and after a while few proposals are of that half."""
+    space = SearchSpace({"calibrate_method": ["Percentile"], "extra_options": {
+        "Percentile": [99.0, 99.9, 99.99, 99.999], "CalibDataSize": list(range(1, 41))}})  # fmt: skip
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    sampler = make_sampler("TPE", space, 0, objectives=2)
+    trials: dict[str, Known] = {}
+    broken = []
+    for _ in range(50):
+        proposal = sampler.propose(History(trials, study))
+        assert proposal is not None
+        assert proposal.trial is not None
+        size = proposal.configuration.config.extra_options.CalibDataSize or 0
+        violations = {"size <= 20": (size - 20) / 20}
+        proposal.trial.set_constraint("size <= 20", violations["size <= 20"])
+        broken.append(size > 20)
+        values = None if size > 20 else (size / 40, 1 - size / 40)
+        study.tell(proposal.trial, values, state=TrialState.PRUNED if values is None else None)
+        trials[proposal.configuration.digest] = Known(proposal.trial.number, values, violations)
+    assert sum(broken[:10]) >= 3
+    assert sum(broken[25:]) <= 6

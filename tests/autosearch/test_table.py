@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from autosearch.table import table, trials_table
+from autosearch import Outcome
+from autosearch.table import best_table, table, trials_table
 from evaluators import Metric
 from tests.autosearch.trials import make_trial
 
@@ -40,3 +41,24 @@ def test_a_model_that_is_gone_is_a_dash() -> None:
     trial = make_trial(0, 0.5)
     outcome = type(trial.outcome)(trial.outcome.metrics, trial.outcome.seconds)
     assert trials_table([make_trial(0, 0.5, outcome=outcome)], L2).endswith("  -")
+
+
+def test_best_trials_are_shown_as_mase_shows_them() -> None:
+    rows = [
+        (0, {"loss": 0.66801, "accuracy": 0.6679}, {"average_bitwidth": 2.0377}, {"accuracy": 0.6679}),
+        (19, {"loss": 0.563, "accuracy": 0.66349}, {"average_bitwidth": 2.0}, {"accuracy": 0.66349}),
+    ]
+    trials = [
+        make_trial(number, 0.0, outcome=Outcome(software, hardware=hardware), scaled=scaled)
+        for number, software, hardware, scaled in rows
+    ]
+    assert best_table(trials).splitlines() == [
+        "|    |   number | software_metrics                   | hardware_metrics            "
+        "| scaled_metrics      |",
+        "|----+----------+------------------------------------+-----------------------------"
+        "+---------------------|",
+        "|  0 |        0 | {'loss': 0.668, 'accuracy': 0.668} | {'average_bitwidth': 2.038} "
+        "| {'accuracy': 0.668} |",
+        "|  1 |       19 | {'loss': 0.563, 'accuracy': 0.663} | {'average_bitwidth': 2.0}   "
+        "| {'accuracy': 0.663} |",
+    ]

@@ -145,3 +145,4 @@ def test_other_labels_are_another_identity():
     assert same == again
     assert AccuracyEvaluator(batches(scores), (labels + 1) % 4).identity != same
     assert AccuracyEvaluator(batches(scores), labels, top_k=2).identity != same
+    assert AccuracyEvaluator(batches(scores), labels, average="macro").identity != same

@@ -99,7 +99,14 @@ def test_the_distances_are_reported_and_may_spare_the_others(float_model, model)
         calls.append(model_path)
         return 1.0
 
-    distance = DistanceEvaluator(float_model, FEEDS)
+    readings = []
+
+    class Feeds:
+        def __iter__(self):
+            readings.append(None)
+            return iter(FEEDS)
+
+    distance = DistanceEvaluator(float_model, Feeds())
     evaluator = CombinedEvaluator([costly, CombinedEvaluator([distance, size])])
     assert evaluator.reported == (Metric("L2", "", "minimize", against_float=True),)
     reports = []
@@ -107,6 +114,7 @@ def test_the_distances_are_reported_and_may_spare_the_others(float_model, model)
         model, report=lambda percentage, metrics: reports.append((percentage, dict(metrics))), report_at=(50,)
     )
     assert list(values) == ["costly", "L2", "size"] and len(calls) == 1
+    assert len(readings) == 2  # by the float model, by the candidate, and none again
     ((percentage, reported),) = reports
     half = np.mean((0.5 * SCORES[:4]) ** 2)
     assert percentage == 50 and reported == {"L2": pytest.approx(half, rel=1e-5)}

@@ -27,6 +27,7 @@ def test_exported_names():
         "float_cost",
         "hardware_metrics",
         "is_hardware_metric",
+        "token_windows",
     ]
     assert all(hasattr(evaluators, name) for name in evaluators.__all__)
 

@@ -1,0 +1,165 @@
+"""ONNX's FLOAT4E2M1 in blocks: MXFP4 and NVFP4."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quant.finetune.grid import RoundingGrid
+from quant.formats import functions
+from quant.formats.blocks import Blocks, largest_magnitudes
+from quant.formats.contract import F32, Emulation, Format, as_float32, needs_range
+from quant.formats.grids import FloatGrid, arranged
+from quant.formats.mxfp import ELEMENTS, MxFp, round_scaled
+from quant.formats.parameters import Family, Parameter
+from quant.qparams import weight_extremes
+
+_ELEMENT, _SCALE = ELEMENTS[2, 1], ELEMENTS[4, 3]
+
+NVFP4_BLOCK, MXFP4_BLOCK = 16, 32
+
+_LEAST_TENSOR_SCALE = 2.0**-100
+
+_BODY = f"""<block: ints, tensor_scale: float> (x) => (y)
+{{
+    tensor_scale = Constant <value_float: float = @tensor_scale> ()
+{functions.TILE}
+    six = Constant <value_float = {_ELEMENT.largest}> ()
+    share = Div (finite, six)
+    wanted = Div (share, tensor_scale)
+    scale_largest = Constant <value_float = {_SCALE.largest}> ()
+    scale_spacing = Constant <value_float = {_SCALE.least_spacing!r}> ()
+    scale_phi_unit = Constant <value_float = 1048576.125> ()
+    minus_near_one_too = Constant <value_float = -0.99999994> ()
+    scale_inside = Min (wanted, scale_largest)
+    scale_large = Mul (scale_inside, scale_phi_unit)
+    scale_less = Mul (scale_large, minus_near_one_too)
+    scale_leading = Add (scale_large, scale_less)
+    scale_ulp_free = Abs (scale_leading)
+    scale_ulp = Max (scale_ulp_free, scale_spacing)
+    scale_steps = Div (scale_inside, scale_ulp)
+    scale_whole = Round (scale_steps)
+    scale_code = Mul (scale_whole, scale_ulp)
+    own_scale = Mul (scale_code, tensor_scale)
+    one_float = Constant <value_float = 1.0> ()
+    zero_float = Constant <value_float = 0.0> ()
+    is_zero = Equal (own_scale, zero_float)
+    scale = Where (is_zero, one_float, own_scale)
+    full_scale = Where (is_zero, zero_float, own_scale)
+    scaled = Div (tiled, scale)
+    largest = Constant <value_float = {_ELEMENT.largest}> ()
+    least_spacing = Constant <value_float = {_ELEMENT.least_spacing}> ()
+    unit = Constant <value_float = 0.5> ()
+{functions.ROUND_TO_FLOAT}
+    result = Mul (rounded, full_scale)
+{functions.UNTILE}
+}}"""
+
+
+@dataclass(frozen=True)
+class Nvfp4(Format):
+    """q = t s times an E2M1 number; t is the tensor's scale, still open, and s an E4M3 number of the block.
+
+        t = greatest magnitude of the range / (448 · 6),    s = E4M3(max abs x / 6 / t),
+
+    each step in float32. Blocks whose s is 0 become 0. (NVIDIA, "Introducing NVFP4", 2025.)
+
+    Attributes:
+        block_size: 16.
+    """
+
+    block_size: tuple[int, ...] = (NVFP4_BLOCK,)
+
+    @property
+    def name(self) -> str:
+        return "float4e2m1"
+
+    @property
+    def calibrated(self) -> bool:
+        return True
+
+    def extremes(self, weight: F32) -> tuple[F32, F32]:
+        return weight_extremes(weight, None)
+
+    def bound(self, low: F32, high: F32) -> Format:
+        largest = max(abs(float(np.min(low))), abs(float(np.max(high))))
+        largest = min(largest, float(np.finfo(np.float32).max))
+        scale = max(largest / (_SCALE.largest * _ELEMENT.largest), _LEAST_TENSOR_SCALE) if largest else 1.0
+        return BoundNvfp4(self, float(np.float32(scale)))
+
+    def round(self, x: F32) -> F32:
+        raise needs_range(self.name)
+
+    def bits_per_element(self, shape: Sequence[int]) -> float:
+        return Blocks.of(self.block_size).bits_per_element(4, 8, shape)
+
+    def emulation(self) -> Emulation | None:
+        raise needs_range(self.name)
+
+    def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
+        return self.fit(weight).grid(weight, groups)
+
+
+@dataclass(frozen=True)
+class BoundNvfp4(Format):
+    """With the tensor's scale.
+
+    Attributes:
+        format: What was bound.
+        tensor_scale: t, exact in float32.
+    """
+
+    format: Nvfp4
+    tensor_scale: float
+
+    @property
+    def name(self) -> str:
+        return self.format.name
+
+    def _scale(self, tiled: F32) -> F32:
+        """T s of each block."""
+        share = largest_magnitudes(tiled).astype(np.float32) / np.float32(_ELEMENT.largest)
+        scale: F32 = _SCALE.round(share / np.float32(self.tensor_scale)) * np.float32(self.tensor_scale)
+        return scale
+
+    def _round(self, tiled: F32) -> F32:
+        scale = self._scale(tiled)
+        rounded = round_scaled(tiled, np.where(scale == 0, np.float32(1), scale), _ELEMENT)
+        return np.where(scale == 0, tiled * np.float32(0), rounded)
+
+    def round(self, x: F32) -> F32:
+        return Blocks.of(self.format.block_size).map(as_float32(x), self._round)
+
+    def bits_per_element(self, shape: Sequence[int]) -> float:
+        return self.format.bits_per_element(shape)
+
+    def emulation(self) -> Emulation:
+        blocks = Blocks.of(self.format.block_size)
+        attributes = (("block", (blocks.height, blocks.width)), ("tensor_scale", self.tensor_scale))
+        return Emulation("Nvfp4", _BODY, attributes)
+
+    def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
+        scale = Blocks.of(self.format.block_size).spread(as_float32(weight), self._scale)
+        return FloatGrid(arranged(scale, weight, groups), _ELEMENT)
+
+
+def _make(role: str, *, block_size: int) -> Format:
+    return MxFp(2, 1, (MXFP4_BLOCK,), "float4e2m1") if block_size == MXFP4_BLOCK else Nvfp4()
+
+
+FLOAT4 = Family(
+    "float4e2m1",
+    "ONNX's FLOAT4E2M1 in blocks: MXFP4 (32, E8M0 scales) or NVFP4 (16, E4M3 scales and a calibrated one)",
+    (
+        Parameter(
+            "block_size",
+            int,
+            "32 for MXFP4, 16 for NVFP4",
+            MXFP4_BLOCK,
+            choices=(MXFP4_BLOCK, NVFP4_BLOCK),
+        ),
+    ),
+    _make,
+)
