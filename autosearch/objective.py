@@ -17,7 +17,7 @@ from autosearch.evaluation import Evaluation
 from autosearch.objectives import Objectives
 from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
-from evaluators import DistanceEvaluator, EvaluationError
+from evaluators import CombinedEvaluator, DistanceEvaluator, EvaluationError
 from evaluators.sessions import SessionConfig
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
 from quant.cache import DEFAULT_LIMIT_BYTES, StageCount
@@ -80,6 +80,15 @@ class Objective:
         if self._pipeline is None:
             self._pipeline = self._open(None)
         return self._pipeline
+
+    def prepare(self) -> None:
+        """Computes what every process would need and can be sent: the float model's outputs.
+
+        Raises:
+            EvaluatorInputError: If the float model does not run on the data.
+        """
+        if isinstance(self.evaluation.software, DistanceEvaluator | CombinedEvaluator):
+            self.evaluation.software.prepare()
 
     @property
     def stages(self) -> Mapping[str, StageCount]:

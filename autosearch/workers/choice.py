@@ -64,6 +64,7 @@ def make_executor(
         isolated = settings.n_jobs > 1 or settings.trial_timeout is not None or bool(devices.gpus)
         isolated |= bool(abandoned) and can_travel(objective)
     if isolated:
+        objective.prepare()
         workers = WorkerProcesses(
             objective,
             settings.n_jobs,

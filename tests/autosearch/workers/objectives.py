@@ -20,5 +20,8 @@ class FakeObjective(Objective):
         self.threads = threads
         self._pipeline = None
 
+    def prepare(self) -> None:
+        pass
+
     def __call__(self, config: QuantConfig, path: Path, judge: Judge | None = None) -> Outcome:
         return self.compute(Task(0, config, path, judge))
