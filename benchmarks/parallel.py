@@ -146,10 +146,10 @@ def measure_overhead(model: Path, data: CalibrationData) -> None:
 
 
 def own_mb(pid: int | None = None) -> float:
-    """Memory that a process has written and shares with no other one; what it maps from files is none."""
+    """Memory that a process has written for itself; what it maps from files is none of it."""
     text = Path(f"/proc/{pid or 'self'}/smaps_rollup").read_text()
     fields = dict(line.split(":") for line in text.splitlines()[1:])
-    return int(fields["Private_Dirty"].split()[0]) / 1024
+    return int(fields["Anonymous"].split()[0]) / 1024
 
 
 def write_large_model(path: Path) -> Path:

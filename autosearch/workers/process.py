@@ -33,6 +33,8 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
+"""glibc gives larger arrays back when they are freed; else a worker keeps several copies of the weights."""
 _LAST_WORDS_S = 5.0
 """How long an idle process may take to end by itself."""
 
@@ -174,7 +176,7 @@ def _open_pidfd(pid: int) -> int | None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    environment = dict(os.environ)
+    environment = {**_ALLOCATION, **os.environ}
     for name in _THREADS if threads else ():
         given = environment.get(name, "")
         environment[name] = str(min(int(given), threads) if given.isdigit() and int(given) else threads)
