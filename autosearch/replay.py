@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from autosearch.errors import ConfigError
+from autosearch.space.rules import DEFAULTS
+from quant.config import unflatten
 
 _SAMPLED = ("sampled_config", "user_attrs_sampled_config")
 _LAYER = "config"
@@ -14,13 +16,17 @@ _LAYER = "config"
 def recorded_config(entry: Mapping[str, Any]) -> dict[str, Any] | None:
     """`QuantConfig` of a record, nested; None if it has none.
 
-    Records of MASE's have the formats alone, ``{node: {"config": {"name": "integer", ...}}}``.
+    Records of MASE's have the formats alone, ``{node: {"config": {"name": "integer", ...}}}``; a sampled
+    config of this package may have flat keys beside them.
     """
     own = entry.get("config", entry.get("user_attrs_config"))
     if isinstance(own, dict):
         return own
     sampled: Any = next((entry[key] for key in _SAMPLED if key in entry), None)
-    return {"layers": layers_of_sampled(sampled)} if is_sampled_config(sampled) else None
+    if not is_sampled_config(sampled):
+        return None
+    beside = {key: value for key, value in sampled.items() if key in DEFAULTS}
+    return {**unflatten(beside), "layers": layers_of_sampled(sampled)}
 
 
 def is_sampled_config(value: object) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,7 @@ def parse_search_space(
         ConfigError: For the first thing that is wrong, with its place.
     """
     place = Place(("search_space",))
+    sites = sites and cache(sites)
     if isinstance(search_space, Mapping):
         return (_parse_part(search_space, base, place, sites),)
     if not is_list(search_space):
@@ -121,6 +122,8 @@ def _parse_part(part: object, base: QuantConfig, place: Place, sites: Sites | No
     flat = flatten(base.to_dict())
     flat |= split_num_iter_lr(flat[NUM_ITER_LR])
     if LAYERS not in part:
+        if base.layers is not None and sites is not None:
+            base.layers.resolved(sites())  # refuses layers that the model does not have
         return Part(tuple(dimensions.values()), flat)
     _check_beside_layers(part[LAYERS], base, dimensions, place)
     groups = _parse_layers(part[LAYERS], place.key(LAYERS), sites)

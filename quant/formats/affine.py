@@ -64,7 +64,7 @@ class Affine(Format):
             axis = block_size = None
         return quant_params(low, high, Grid(self.element, self.symmetric), axis, block_size)
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         raise needs_range(self.name)
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
@@ -93,8 +93,7 @@ class BoundAffine(Format):
     def name(self) -> str:
         return self.format.name
 
-    def round(self, x: F32) -> F32:
-        x = as_float32(x)
+    def _round_array(self, x: F32) -> F32:
         element = self.format.element
         scale, zero_point = self.spread(x.shape)
         steps: F32 = np.rint(x / scale)

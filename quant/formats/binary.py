@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format
 from quant.formats.grids import StepGrid
 from quant.formats.means import ROWS, by_rows, mean_magnitudes, per_output, row_count
 from quant.formats.parameters import Family, Parameter
@@ -55,8 +55,7 @@ class Binary(Format):
     def name(self) -> str:
         return "binary"
 
-    def round(self, x: F32) -> F32:
-        x = as_float32(x)
+    def _round_array(self, x: F32) -> F32:
         return self._sign(x) if self.bipolar else by_rows(x, True, self._sign)
 
     def _sign(self, rows: F32) -> F32:
@@ -78,7 +77,7 @@ class Binary(Format):
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = per_output(self._scale(weight.reshape(row_count(weight, True), -1)), groups)
-        return StepGrid((-scale, scale), (np.zeros((1, 1, 1), np.float32),))
+        return StepGrid(np.stack([-scale, scale]), np.zeros((1, 1, 1, 1), np.float32))
 
 
 BINARY = Family(

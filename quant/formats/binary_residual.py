@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format
 from quant.formats.grids import ResidualGrid
 from quant.formats.means import ROWS, by_rows, mean_magnitudes, per_output, row_count
 from quant.formats.parameters import Family, Parameter
@@ -59,8 +59,8 @@ class BinaryResidual(Format):
     def name(self) -> str:
         return "binary_residual"
 
-    def round(self, x: F32) -> F32:
-        return by_rows(as_float32(x), self.per_sample, self._round)
+    def _round_array(self, x: F32) -> F32:
+        return by_rows(x, self.per_sample, self._round)
 
     def _round(self, rows: F32) -> F32:
         total, rest = np.zeros_like(rows), rows
@@ -88,7 +88,7 @@ class BinaryResidual(Format):
             scale = mean_magnitudes(rest)
             rest = rest - np.where(rest >= 0, scale, -scale)
             scales.append(per_output(scale, groups))
-        return ResidualGrid(tuple(scales))
+        return ResidualGrid(np.stack(scales))
 
 
 BINARY_RESIDUAL = Family(

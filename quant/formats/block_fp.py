@@ -35,7 +35,7 @@ class BlockFp(Format):
         e = clip(ceil(log2 max abs x), −b, 2^ew − 1 − b)
         q = sign(x) 2^e clip(round(abs x / 2^e 2^m), 0, 2^m − 1) / 2^m.
 
-    A greatest magnitude that is 2^e itself becomes the number below. NaN makes its block NaN.
+    A greatest magnitude that is 2^e itself becomes the number below. NaN does not count for its block.
 
     Attributes:
         width: w bits of an element, with its sign.
@@ -65,10 +65,10 @@ class BlockFp(Format):
         shared = np.clip(ceiling_power(largest_magnitudes(tiled)), least, greatest)
         return spacing(shared, 2.0 ** (1 - self.width))
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         code = greatest_code(self.width - 1)
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
+            x, lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:

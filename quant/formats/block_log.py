@@ -53,7 +53,7 @@ _BODY = f"""<block: ints, least: float, greatest: float, span: float> (x) => (y)
 class BlockLog(Format):
     """`log` with a bias of the block, clip(2^(w−1) − 1 − ceil(log2 max abs x), 0, 2^B − 1).
 
-    NaN makes its block NaN.
+    NaN does not count for its block.
 
     Attributes:
         width: w bits of an element: sign and exponent.
@@ -88,8 +88,8 @@ class BlockLog(Format):
         greatest = self._greatest(tiled)
         return nearest_powers(tiled, greatest * np.float32(self._span), greatest)
 
-    def round(self, x: F32) -> F32:
-        return Blocks.of(self.block_size).map(as_float32(x), self._round)
+    def _round_array(self, x: F32) -> F32:
+        return Blocks.of(self.block_size).map(x, self._round)
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
         blocks = Blocks.of(self.block_size)

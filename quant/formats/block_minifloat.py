@@ -46,7 +46,7 @@ class BlockMinifloat(Format):
     """`minifloat_ieee` with a bias b of the block, 0 <= b < 2^B: the greatest that covers the block.
 
     That is, the greatest b with max abs x <= (2 − 2^-M) 2^(2^E − 1 − b); blocks beyond those of b = 0
-    saturate. NaN makes its block NaN.
+    saturate. NaN does not count for its block.
 
     Attributes:
         width: w bits of an element: sign, exponent and M = w − E − 1 mantissa bits.
@@ -85,9 +85,9 @@ class BlockMinifloat(Format):
         covering: NDArray[np.float64] = np.where(magnitude > self.element.largest * power, 2 * power, power)
         return np.clip(covering, *self._scale_bounds).astype(np.float32)
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_scaled(tiled, self._scale(tiled), self.element)
+            x, lambda tiled: round_scaled(tiled, self._scale(tiled), self.element)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:

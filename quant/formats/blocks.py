@@ -77,7 +77,7 @@ def plane(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def largest_magnitudes(tiled: F32) -> NDArray[np.float64]:
-    """The greatest magnitude of each tile, not above float32's; NaN where the tile has one.
+    """The greatest magnitude of each tile, not above float32's; NaN does not count.
 
     Args:
         tiled: (planes, rows, height, columns, width).
@@ -91,6 +91,8 @@ def largest_magnitudes(tiled: F32) -> NDArray[np.float64]:
             half = (length + 1) // 2
             first, last = slice(half), slice(length - half, length)
             magnitudes = np.maximum(_part(magnitudes, axis, first), _part(magnitudes, axis, last))
+    if np.isnan(magnitudes).any():  # they spread; without one of them this is faster than fmax
+        return largest_magnitudes(np.nan_to_num(tiled, nan=0.0))
     return np.minimum(magnitudes, np.finfo(np.float32).max).astype(np.float64)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format, Native, as_float32
+from quant.formats.contract import F32, Emulation, Format, Native
 from quant.formats.grids import FloatGrid
 from quant.formats.parameters import Family
 from quant.formats.rounding import FloatShape
@@ -45,8 +45,8 @@ class HalfFloat(Format):
     def _shape(self) -> FloatShape:
         return FloatShape(*_SHAPES[self.element.encoding], float(self.element.qmax))
 
-    def round(self, x: F32) -> F32:
-        return self._shape.round(as_float32(x))
+    def _round_array(self, x: F32) -> F32:
+        return self._shape.round(x)
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.element.bits

@@ -34,7 +34,6 @@ class Format(ABC):
     def name(self) -> str:
         """As configurations call it."""
 
-    @abstractmethod
     def round(self, x: F32) -> F32:
         """The values of `x` as the format represents them; float32 of the same shape.
 
@@ -43,6 +42,13 @@ class Format(ABC):
         Raises:
             ConfigError: If the format is calibrated and not bound yet.
         """
+        x = as_float32(x)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows saturates
+            return self._round_array(np.atleast_1d(x)).reshape(x.shape)
+
+    @abstractmethod
+    def _round_array(self, x: F32) -> F32:
+        """`round` of a float32 array of at least one axis."""
 
     @abstractmethod
     def bits_per_element(self, shape: Sequence[int]) -> float:

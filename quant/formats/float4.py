@@ -89,7 +89,7 @@ class Nvfp4(Format):
         scale = max(largest / (_SCALE.largest * _ELEMENT.largest), _LEAST_TENSOR_SCALE) if largest else 1.0
         return BoundNvfp4(self, float(np.float32(scale)))
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         raise needs_range(self.name)
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
@@ -127,10 +127,10 @@ class BoundNvfp4(Format):
     def _round(self, tiled: F32) -> F32:
         scale = self._scale(tiled)
         rounded = round_scaled(tiled, np.where(scale == 0, np.float32(1), scale), _ELEMENT)
-        return np.where(scale == 0, tiled * np.float32(0), rounded)
+        return np.where(scale == 0, np.where(np.isnan(tiled), tiled, np.float32(0)), rounded)
 
-    def round(self, x: F32) -> F32:
-        return Blocks.of(self.format.block_size).map(as_float32(x), self._round)
+    def _round_array(self, x: F32) -> F32:
+        return Blocks.of(self.format.block_size).map(x, self._round)
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.format.bits_per_element(shape)

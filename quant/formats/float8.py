@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from quant.finetune.grid import RoundingGrid
 from quant.formats.affine import TENSOR, Affine, BoundAffine, check_granularity, granularity
-from quant.formats.contract import F32, Format, as_float32
+from quant.formats.contract import F32, Format
 from quant.formats.grids import FloatGrid, arranged
 from quant.formats.parameters import Family
 from quant.formats.rounding import FloatShape
@@ -28,8 +28,7 @@ class Float8(Affine):
 class BoundFloat8(BoundAffine):
     """With its scale: x / scale to the nearest, ties to even, saturated at the greatest finite number."""
 
-    def round(self, x: F32) -> F32:
-        x = as_float32(x)
+    def _round_array(self, x: F32) -> F32:
         scale, _ = self.spread(x.shape)
         rounded = self._shape.round(x / scale)
         rounded *= scale

@@ -146,18 +146,20 @@ class StepGrid:
     """A few values for each output, and the thresholds between them.
 
     Attributes:
-        values: n rising arrays, broadcastable to (groups, out, in).
-        thresholds: n − 1 arrays; from each on, the next value is taken.
+        values: Rising along the first axis, (n, groups or 1, out or 1, 1).
+        thresholds: From each on the next value is taken; (n − 1, ...).
     """
 
-    values: tuple[Array, ...]
-    thresholds: tuple[Array, ...]
+    values: Array
+    thresholds: Array
 
     def lower(self, values: Array) -> Array:
-        return self._choose(values, self.values[1:], self.values)
+        return self._choose(values, self.values[1:, ...], self.values)
 
     def upper(self, values: Array) -> Array:
-        return self._choose(values, self.values[1:], (*self.values[1:], self.values[-1]))
+        xp = array_namespace(values)
+        above = xp.concat([self.values[1:, ...], self.values[-1:, ...]], axis=0)
+        return self._choose(values, self.values[1:, ...], above)
 
     def round(self, values: Array) -> Array:
         return self._choose(values, self.thresholds, self.values)
@@ -167,12 +169,12 @@ class StepGrid:
         return self
 
     @staticmethod
-    def _choose(values: Array, thresholds: tuple[Array, ...], choices: tuple[Array, ...]) -> Array:
+    def _choose(values: Array, thresholds: Array, choices: Array) -> Array:
         """The last choice whose threshold is not above; the first one has none."""
         xp = array_namespace(values)
-        chosen = xp.zeros_like(values) + choices[0]
-        for threshold, choice in zip(thresholds, choices[1:], strict=True):
-            chosen = xp.where(values >= threshold, choice, chosen)
+        chosen = xp.zeros_like(values) + choices[0, ...]
+        for index in range(thresholds.shape[0]):
+            chosen = xp.where(values >= thresholds[index, ...], choices[index + 1, ...], chosen)
         return chosen
 
 
@@ -181,10 +183,10 @@ class ResidualGrid:
     """All sums of plus or minus each scale; rounded level by level.
 
     Attributes:
-        scales: Of the levels, broadcastable to (groups, out, in).
+        scales: Of the levels, (levels, groups or 1, out or 1, 1).
     """
 
-    scales: tuple[Array, ...]
+    scales: Array
 
     def lower(self, values: Array) -> Array:
         return self._steps.lower(values)
@@ -196,7 +198,8 @@ class ResidualGrid:
         """By the sign of what is left at each level."""
         xp = array_namespace(values)
         total, rest = xp.zeros_like(values), values
-        for scale in self.scales:
+        for level in range(self.scales.shape[0]):
+            scale = self.scales[level, ...]
             step = xp.where(rest >= 0, scale, -scale)
             total, rest = total + step, rest - step
         return total
@@ -208,13 +211,13 @@ class ResidualGrid:
     @cached_property
     def _steps(self) -> StepGrid:
         """The sums in rising order."""
-        xp = array_namespace(*self.scales)
-        sums = [xp.zeros_like(self.scales[0])]
-        for scale in self.scales:
+        xp = array_namespace(self.scales)
+        sums = [xp.zeros_like(self.scales[0, ...])]
+        for level in range(self.scales.shape[0]):
+            scale = self.scales[level, ...]
             sums = [total + signed for total in sums for signed in (-scale, scale)]
-        ordered = xp.sort(xp.stack(sums), axis=0)
-        values = tuple(ordered[index, ...] for index in range(ordered.shape[0]))
-        return StepGrid(values, values[1:])
+        values = xp.sort(xp.stack(sums), axis=0)
+        return StepGrid(values, values[1:, ...])
 
 
 ROOT_TWO = 1.414213538169861

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid, UniformGrid
-from quant.formats.contract import F32, Emulation, Format, Native, as_float32
+from quant.formats.contract import F32, Emulation, Format, Native
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.qparams import QuantParams
 from quant.types import INTEGER_TYPES, ElementType
@@ -58,10 +58,9 @@ class Integer(Format):
         high -= high % (1 << max(0, magnitude_bits - 24))
         return (-(1 << magnitude_bits) if self.is_signed else 0), high
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         low, high = self.codes
-        with np.errstate(over="ignore"):  # it saturates
-            codes: F32 = np.rint(as_float32(x) / self.scale)
+        codes: F32 = np.rint(x / self.scale)
         np.clip(codes, np.float32(low), np.float32(high), out=codes)
         codes *= self.scale
         return codes

@@ -73,9 +73,9 @@ class Log(Format):
             self._greatest_exponent, GREATEST_EXPONENT
         )
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         least, greatest = self._bounds
-        return nearest_powers(as_float32(x), np.float32(least), np.float32(greatest))
+        return nearest_powers(x, np.float32(least), np.float32(greatest))
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.width

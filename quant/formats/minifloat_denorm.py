@@ -82,8 +82,7 @@ class MinifloatDenorm(Format):
         """2^M − 1 in float32, which from 25 bits on is 2^M: float32 has no number between."""
         return np.float32(2.0**self._mantissa_bits - 1)
 
-    def round(self, x: F32) -> F32:
-        x = as_float32(x)
+    def _round_array(self, x: F32) -> F32:
         ulp = self._spacing(x)
         rounded: F32 = np.minimum(np.abs(x), np.float32(self._greatest))
         rounded /= ulp

@@ -9,7 +9,7 @@ import numpy as np
 
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format
 from quant.formats.grids import FloatGrid
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import FloatShape, check_range, check_widths, float_shape
@@ -50,8 +50,8 @@ class MinifloatIeee(Format):
         least, greatest = 1 - self.exponent_bias, (1 << self.exponent_width) - 1 - self.exponent_bias
         return float_shape(self.width - self.exponent_width - 1, least, greatest)
 
-    def round(self, x: F32) -> F32:
-        return self.shape.round(as_float32(x))
+    def _round_array(self, x: F32) -> F32:
+        return self.shape.round(x)
 
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.width

@@ -57,7 +57,7 @@ class MxFp(Format):
     """q = X times an element, X = 2^(floor(log2 max abs x) − emax) of the block, an E8M0 number.
 
     Elements are rounded to the nearest, ties to even, carry into the next binade and saturate (OCP
-    Microscaling Formats v1.0, 6.3). NaN makes its block NaN.
+    Microscaling Formats v1.0, 6.3). NaN does not count for its block.
 
     Attributes:
         exponent_width, frac_width: Of an element, one of `ELEMENTS`.
@@ -97,9 +97,9 @@ class MxFp(Format):
         shared = leading_power(largest_magnitudes(tiled)) * self._shift
         return np.clip(shared, 1 / limit, limit).astype(np.float32)
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_scaled(tiled, self._scale(tiled), self.element)
+            x, lambda tiled: round_scaled(tiled, self._scale(tiled), self.element)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:

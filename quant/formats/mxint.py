@@ -33,7 +33,7 @@ class MxInt(Format):
     """q = X k 2^(2−b) with X = 2^floor(log2 max abs x) of the block and abs k < 2^(b−1).
 
     k = round(x / X 2^(b−2)), ties to even, saturated to both sides alike: the code −2^(b−1) is left
-    unused, as the standard allows (OCP Microscaling Formats v1.0, 5.3.4). NaN makes its block NaN.
+    unused, as the standard allows (OCP Microscaling Formats v1.0, 5.3.4). NaN does not count for its block.
 
     Attributes:
         width: b bits of an element.
@@ -54,10 +54,10 @@ class MxInt(Format):
         shared = np.clip(leading_power(largest_magnitudes(tiled)), 1 / greatest, greatest)
         return spacing(shared, 2.0 ** (2 - self.width))
 
-    def round(self, x: F32) -> F32:
+    def _round_array(self, x: F32) -> F32:
         code = greatest_code(self.width - 1)
         return Blocks.of(self.block_size).map(
-            as_float32(x), lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
+            x, lambda tiled: round_to_codes(tiled, self._spacing(tiled), code)
         )
 
     def bits_per_element(self, shape: Sequence[int]) -> float:

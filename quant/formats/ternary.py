@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format
 from quant.formats.grids import StepGrid
 from quant.formats.means import ROWS, by_rows, mean_magnitudes, per_output, row_count
 from quant.formats.parameters import Family, Parameter
@@ -61,8 +61,8 @@ class Ternary(Format):
     def name(self) -> str:
         return "ternary"
 
-    def round(self, x: F32) -> F32:
-        return by_rows(as_float32(x), True, self._round)
+    def _round_array(self, x: F32) -> F32:
+        return by_rows(x, True, self._round)
 
     def _round(self, rows: F32) -> F32:
         threshold, scale = self._threshold_and_scale(rows)
@@ -88,7 +88,7 @@ class Ternary(Format):
         rows = weight.reshape(row_count(weight, True), -1)
         threshold, scale = (per_output(parameter, groups) for parameter in self._threshold_and_scale(rows))
         above = np.nextafter(threshold, np.float32(np.inf))
-        return StepGrid((-scale, np.zeros_like(scale), scale), (-threshold, above))
+        return StepGrid(np.stack([-scale, 0 * scale, scale]), np.stack([-threshold, above]))
 
 
 TERNARY = Family(

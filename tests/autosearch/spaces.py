@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from autosearch.space import LayerSite
 from autosearch.space.rules import RULES, Drop
 from quant.config import unflatten
 
@@ -95,3 +96,52 @@ spaces = st.lists(_part(), min_size=1, max_size=3)
 """Lists of one to three small dicts over keys that depend on each other."""
 
 rule_sets = st.sampled_from([RULES, FEWER])
+
+SITES = (
+    LayerSite("fc1", ("linear", "Gemm"), ("data_in", "weight", "bias"), 0),
+    LayerSite("act1", ("relu", "Relu"), ("data_in",), 0),
+    LayerSite("fc2", ("linear", "Gemm"), ("data_in", "weight", "bias"), 1),
+    LayerSite("fc3", ("linear", "MatMul"), ("data_in", "weight"), 2),
+)
+"""The layers of a small network."""
+
+_FORMATS = ["integer", "fixed", "int8", "uint8", "float8e4m3fn", "bfloat16", "NA"]
+_LAYER_POOL: dict[str, list[Any]] = {
+    "data_in_frac_width": ["NA", 2, 4],
+    "weight_frac_width": ["NA", 1, 2, 4],
+    "bias_width": [4, 8],
+    "weight_is_signed": [True, False],
+    "weight_granularity": ["NA", "tensor", "channel"],
+    "weight_symmetric": [True, False, "NA"],
+}
+
+
+@st.composite
+def _layer_entry(draw: st.DrawFn) -> dict[str, Any]:
+    names = draw(st.lists(st.sampled_from(_FORMATS), min_size=1, max_size=3, unique=True))
+    entry: dict[str, Any] = {"name": names, "share": draw(st.sampled_from(["layer", "type", "block", "all"]))}
+    integer = bool({"integer", "fixed"} & set(names))
+    affine = bool({"int8", "uint8"} & set(names))
+    if integer:
+        entry |= {"data_in_width": [8], "weight_width": draw(st.sampled_from([[4], [2, 8]]))}
+    known = [key for key in _LAYER_POOL if (integer and "width" in key) or (integer and "signed" in key)]
+    known += [key for key in _LAYER_POOL if affine and ("granularity" in key or "symmetric" in key)]
+    if known:
+        for key in draw(st.lists(st.sampled_from(sorted(known)), max_size=2, unique=True)):
+            entry[key] = draw(
+                st.lists(st.sampled_from(_LAYER_POOL[key]), min_size=1, max_size=2, unique=True)
+            )
+    return entry
+
+
+@st.composite
+def _layered(draw: st.DrawFn) -> dict[str, Any]:
+    keys = draw(st.lists(st.sampled_from(["default", "linear", "fc2"]), min_size=1, unique=True))
+    written: dict[str, Any] = {"layers": {key: draw(_layer_entry()) for key in keys}}
+    if draw(st.booleans()):
+        written["calibrate_method"] = ["MinMax", "Entropy"]
+    return written
+
+
+layered_spaces = st.lists(_layered(), min_size=1, max_size=2)
+"""Lists of one or two dicts that say something of layers."""

@@ -17,7 +17,7 @@ from autosearch.samplers.random import weighted_order
 from autosearch.space import SearchSpace
 from autosearch.space.configuration import Configuration
 from quant.errors import ConfigError
-from tests.autosearch.spaces import FEWER, TWENTY_SEVEN
+from tests.autosearch.spaces import FEWER, SITES, TWENTY_SEVEN
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -97,6 +97,59 @@ def test_every_configuration_once_and_then_nothing(name: str, written: Any) -> N
     assert sorted(done) == sorted(configuration.digest for configuration in space)
     assert search.propose() is None
     assert search.propose() is None
+
+
+LAYERED: dict[str, Any] = {
+    "calibrate_method": ["MinMax", "Entropy"],
+    "layers": {
+        "share": "type",
+        "linear": {
+            "name": ["integer", "int8", "NA"],
+            "data_in_width": 8,
+            "weight_width": [4, 8],
+            "weight_frac_width": ["NA", 4],
+        },
+        "relu": {"name": ["bfloat16", "NA"]},
+    },
+}
+"""Layers with several formats, of which one makes the calibration matter, and of which some are alike."""
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_configuration_of_layers_once_and_then_nothing(name: str) -> None:
+    space = SearchSpace(LAYERED, layers=lambda: SITES)
+    assert space.size == (3 + 1 + 2) * 2  # 8 bits with 4 behind the point are one; int8 counts twice
+    search = Search(space, name)
+    assert sorted(search.run()) == sorted(configuration.digest for configuration in space)
+    assert search.propose() is None
+
+
+HUGE: dict[str, Any] = {
+    "layers": {
+        "default": {
+            "name": ["integer", "int8", "float8e4m3fn", "NA"],
+            "data_in_width": {"type": "int", "low": 2, "high": 16},
+            "weight_width": {"type": "int", "low": 2, "high": 16},
+            "weight_frac_width": {"type": "int", "low": -4, "high": 12},
+        }
+    }
+}
+
+
+@pytest.mark.parametrize("name", ["random", *OPTUNA])
+def test_layers_beyond_counting(name: str) -> None:
+    space = SearchSpace(HUGE, layers=lambda: SITES)
+    assert not space.is_enumerable
+    assert len(set(Search(space, name).run(12))) == 12
+    assert Search(space, name, seed=1).run(4) == Search(space, name, seed=1).run(4)
+
+
+@pytest.mark.parametrize("name", ["grid_search", "priority"])
+def test_walks_refuse_layers_beyond_counting(name: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"points are too many to enumerate .* search with 'random' or 'TPE'"
+    ):
+        make_sampler(name, SearchSpace(HUGE, layers=lambda: SITES))
 
 
 @pytest.mark.parametrize("name", ALL)
