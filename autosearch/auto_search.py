@@ -22,7 +22,8 @@ from autosearch.lock import exclusive
 from autosearch.problem import Data, Problem, pose
 from autosearch.run import Run
 from autosearch.search_log import search_log
-from autosearch.study import SearchStudy, open_storage, sqlite_url
+from autosearch.storage import open_storage, sqlite_url
+from autosearch.study import SearchStudy
 from autosearch.trial import SearchResult, Trial
 from quant import FloatModel, QuantConfig
 

@@ -7,19 +7,16 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import event
 
 from autosearch.errors import StudyError
+from autosearch.mirror import Asked, Mirror, running_trial
 from autosearch.samplers import Known, Proposal
-from autosearch.study_view import since
 from autosearch.trial import Outcome, State, Trial
 from evaluators import Direction
 
@@ -35,42 +32,7 @@ _STATES: Mapping[State, TrialState] = {
     "failed": TrialState.FAIL,
     "pruned": TrialState.PRUNED,
 }
-_SQLITE_TIMEOUT_S = 60
-
-
-def open_storage(url: str) -> BaseStorage:
-    """An Optuna storage: SQLite and other databases by URL, ``journal:PATH`` for a journal file.
-
-    SQLite is opened with a write-ahead log, which costs a tenth per trial and lets others read. Databases
-    come with Optuna's cache of trials in front, which knows numbers and finished trials by itself.
-
-    Raises:
-        StudyError: If it cannot be opened.
-    """
-    try:
-        if url.startswith("journal:"):
-            backend = JournalFileBackend(url.removeprefix("journal:"))
-            return JournalStorage(backend)
-        return get_storage(_sqlite(url) if url.startswith("sqlite:") else RDBStorage(url))
-    except Exception as error:  # drivers raise types of their own
-        raise StudyError(f"storage {url!r}: cannot be opened: {error}") from error
-
-
-def _sqlite(url: str) -> RDBStorage:
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": _SQLITE_TIMEOUT_S}})
-
-    @event.listens_for(storage.engine, "connect")
-    def write_ahead(connection: Any, _: object) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    storage.engine.dispose()  # connections made before have other settings
-    return storage
-
-
-def sqlite_url(directory: Path) -> str:
-    """The default storage of an output directory."""
-    return f"sqlite:///{(directory / 'study.db').resolve()}"
+_COUNTERS = "autosearch:counters"
 
 
 class SearchStudy:
@@ -102,9 +64,11 @@ class SearchStudy:
         )
         self._storage = storage
         self._id = storage.get_study_id_from_name(self.name)
-        self._asked_study = self.study
+        self._mirror = Mirror(self.name, self.study.directions)
+        self._stage: str | None = None
+        self._counters: Mapping[str, int] = {}
         self._running: set[int] = set()  # of this process
-        self._asked: set[int] = set()  # running trials that a sampler of Optuna's proposed
+        self._asked: dict[int, int] = {}  # numbers in the mirror of running trials that were asked for there
         stored = self.study.user_attrs.get(_FINGERPRINT)
         if stored is None:
             self.study.set_user_attr(_FINGERPRINT, plain)
@@ -150,19 +114,20 @@ class SearchStudy:
         )
 
     def begin_stage(self, stage: str | None) -> optuna.Study:
-        """What samplers of this stage ask; trials of earlier stages tell them nothing.
+        """What samplers of this stage ask, in memory; trials of earlier stages tell them nothing.
 
         Args:
             stage: None = there is one alone, which sees all trials.
         """
-        others = (
-            frozen.number
+        trials = [
+            frozen
             for frozen in self.study.get_trials(deepcopy=False)
-            if frozen.user_attrs.get(_STAGE, stage) != stage
-        )
-        first = max(others, default=-1) + 1
-        self._asked_study = since(self.study, self._storage, first) if first else self.study
-        return self._asked_study
+            if frozen.user_attrs.get(_STAGE, stage) == stage
+        ]
+        counters = self._storage.get_study_system_attrs(self._id).get(_COUNTERS, {}).get(stage or "", {})
+        self._mirror = Mirror(self.name, self.study.directions, trials, counters)
+        self._stage, self._counters = stage, counters
+        return self._mirror.study
 
     def start(
         self,
@@ -174,7 +139,7 @@ class SearchStudy:
         """Records that a configuration is being tried, in one write, and returns its number.
 
         Args:
-            proposal: A trial that the study has asked for already, or a configuration alone.
+            proposal: A trial that a sampler was asked for, or a configuration alone.
             params, distributions: For the latter: the trial's parameters in the study.
             stage: Recorded with it.
         """
@@ -187,29 +152,32 @@ class SearchStudy:
             "config": configuration.config.to_dict(),
         }
         attributes = {_CONFIGURATION: described, **({} if stage is None else {_STAGE: stage})}
+        asked = Asked(params, distributions, {})
         if proposal.trial is not None:
-            for name, value in attributes.items():
-                proposal.trial.set_user_attr(name, value)
-            self._asked.add(proposal.trial.number)
-            self._running.add(proposal.trial.number)
-            return proposal.trial.number
-        template = FrozenTrial(
-            number=-1,  # the storage numbers it
-            trial_id=-1,
-            state=TrialState.RUNNING,
-            value=None,
-            datetime_start=datetime.now(),
-            datetime_complete=None,
-            params=dict(params),
-            distributions=dict(distributions),
-            user_attrs=attributes,
-            system_attrs={},
-            intermediate_values={},
-        )
-        trial_id = self._storage.create_new_trial(self._id, template_trial=template)
+            asked = self._mirror.asked(proposal.trial)
+        trial_id = self._storage.create_new_trial(self._id, template_trial=running_trial(asked, attributes))
         number = self._storage.get_trial_number_from_id(trial_id)
         self._running.add(number)
+        if proposal.trial is not None:
+            self._asked[number] = proposal.trial.number
+            self._note_counters()
         return number
+
+    def _note_counters(self) -> None:
+        """Keeps what samplers count, where that has changed."""
+        counters = self._mirror.counters
+        if counters != self._counters:
+            self._counters = counters
+            noted = {
+                **self._storage.get_study_system_attrs(self._id).get(_COUNTERS, {}),
+                self._stage or "": counters,
+            }
+            self._storage.set_study_system_attr(self._id, _COUNTERS, noted)
+
+    def learn(self, frozen: FrozenTrial) -> None:
+        """Tells samplers of a trial of this stage that another process has finished."""
+        if frozen.user_attrs.get(_STAGE, self._stage) == self._stage:
+            self._mirror.learn(frozen)
 
     def release(self) -> None:
         """Ends the trials that this process began and will not finish; their configurations are tried again.
@@ -252,14 +220,13 @@ class SearchStudy:
         self._running.discard(trial.number)
         for step, each in trial.outcome.intermediate.items():
             self._storage.set_trial_intermediate_value(trial_id, step, each)
-        for key, each in _constraint_attributes(trial.violations).items():
+        state, attributes = _STATES[trial.state], _constraint_attributes(trial.violations)
+        if trial.number in self._asked:  # its sampler wants to be told
+            attributes = self._mirror.tell(self._asked.pop(trial.number), state, trial.values, attributes)
+        for key, each in attributes.items():
             self._storage.set_trial_system_attr(trial_id, key, each)
         self._storage.set_trial_user_attr(trial_id, _OUTCOME, record)
-        if trial.number not in self._asked:
-            self._end(trial.number, _STATES[trial.state], trial.values)
-            return
-        self._asked.remove(trial.number)  # its sampler wants to be told, which costs some reads
-        self._asked_study.tell(trial.number, trial.values, state=_STATES[trial.state])
+        self._end(trial.number, state, trial.values)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
         self._storage.set_trial_state_values(self._trial_id(number), state, values)

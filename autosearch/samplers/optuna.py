@@ -65,8 +65,7 @@ class OptunaSampler:
         """The proposal of a configuration from elsewhere, through the study's queue.
 
         So it is a trial that the sampler learns from like any other of its own; a genetic one counts it to
-        its population. None if it is known, or another process has put something into the queue before,
-        which is known.
+        its population. None if it is known.
         """
         assert history.study is not None
         history.study.sampler = self.sampler
@@ -92,7 +91,7 @@ class OptunaSampler:
         return Proposal(configuration, trial)
 
     def _propose_at_random(self, history: History) -> Proposal | None:
-        """Through the study's queue; what another process has put there first is as good."""
+        """Through the study's queue."""
         while (drawn := self._random().propose(history)) is not None:
             proposal = self.adopt(drawn.configuration, history)
             if proposal is not None:

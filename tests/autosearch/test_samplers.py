@@ -425,6 +425,7 @@ def test_exported_names() -> None:
         "learns_from_infeasible",
         "make_sampler",
         "sampler_names",
+        "tries_everything",
     }
 
 

@@ -14,7 +14,8 @@ from autosearch import AutoSearch
 from autosearch.errors import StudyError
 from autosearch.samplers import Proposal
 from autosearch.space import SearchSpace
-from autosearch.study import SearchStudy, open_storage, read_trial, sqlite_url
+from autosearch.storage import open_storage, sqlite_url
+from autosearch.study import SearchStudy, read_trial
 from quant import QuantConfig
 from tests.autosearch.models import DISTINCT, SPACE
 from tests.autosearch.trials import START, make_trial

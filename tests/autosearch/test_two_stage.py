@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 from optuna.search_space import IntersectionSearchSpace
 
 from autosearch import AutoSearch, SearchResult, Trial
 from autosearch.errors import ConfigError, StudyError
-from autosearch.study_view import since
+from autosearch.study import SearchStudy
 from autosearch.two_stage import CALIBRATION, FINETUNE
 from tests.autosearch.scores import ByConfiguration, Score, finetunes, whole_loss
 
@@ -300,14 +299,17 @@ def test_samplers_of_the_second_stage_see_its_trials_alone(two_stage: Any) -> No
     assert search.study is not None
     shared = IntersectionSearchSpace().calculate(search.study)
     assert shared == {}  # of all trials: what a sampler would fall back to chance for
-    second = since(search.study, search.study._storage, CALIBRATED)
+    problem = search.problem
+    study = SearchStudy(
+        search.study._storage, problem.fingerprint, problem.objectives.directions, search.study.study_name
+    )
+    second = study.begin_stage(FINETUNE)
     assert {*IntersectionSearchSpace().calculate(second)} == {
         f"extra_options.FastFinetune.{name}" for name in FINETUNES
     }
-    shown = second.get_trials()
-    assert [trial.number for trial in shown] == [trial.number for trial in search.study.trials]
-    assert all(trial.state is optuna.trial.TrialState.FAIL for trial in shown[:CALIBRATED])
-    assert shown[CALIBRATED:] == search.study.trials[CALIBRATED:]
+    shown, recorded = second.get_trials(), search.study.trials[CALIBRATED:]
+    assert [trial.params for trial in shown] == [trial.params for trial in recorded]
+    assert [trial.values for trial in shown] == [trial.values for trial in recorded]
     assert len(of_stage(result, FINETUNE)) == FINETUNED
 
 
