@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages._rdb.models import TrialParamModel
+from optuna.storages._rdb.models import TrialModel, TrialParamModel
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import event
+from optuna.trial import FrozenTrial
+from sqlalchemy import event, insert
 
 from autosearch.errors import StudyError
 
@@ -39,30 +42,38 @@ def sqlite_url(directory: Path) -> str:
     return f"sqlite:///{(directory / 'study.db').resolve()}"
 
 
+def trial_number(storage: BaseStorage, trial_id: int) -> int:
+    """The number of a trial that was just created; Optuna would read all of it, parameters included."""
+    known: Mapping[int, tuple[int, int]] = getattr(storage, "_trial_id_to_study_id_and_number", {})
+    return known[trial_id][1] if trial_id in known else storage.get_trial_number_from_id(trial_id)
+
+
 class _Database(RDBStorage):
     """Writes the parameters of a new trial together.
 
     Optuna looks for an earlier parameter of each name first, to compare distributions; a study's fingerprint
-    says already that its space is the same. With 126 parameters that is 5 ms instead of 80.
+    says already that its space is the same. With 108 parameters that is 9 ms instead of 80.
     """
 
-    def _set_trial_param_without_commit(
-        self,
-        session: Any,
-        trial_id: int,
-        param_name: str,
-        param_value_internal: float,
-        distribution: BaseDistribution,
-        previous_distribution: BaseDistribution | None = None,
-    ) -> None:
-        session.add(
-            TrialParamModel(
-                trial_id=trial_id,
-                param_name=param_name,
-                param_value=param_value_internal,
-                distribution_json=distribution_to_json(distribution),
-            )
-        )
+    def _get_prepared_new_trial(
+        self, study_id: int, template_trial: FrozenTrial | None, session: Any
+    ) -> TrialModel:
+        if template_trial is None or not template_trial.params:
+            return super()._get_prepared_new_trial(study_id, template_trial, session)
+        bare = copy(template_trial)
+        bare.params, bare.distributions = {}, {}
+        trial = super()._get_prepared_new_trial(study_id, bare, session)
+        rows = [
+            {
+                "trial_id": trial.trial_id,
+                "param_name": name,
+                "param_value": distribution.to_internal_repr(template_trial.params[name]),
+                "distribution_json": distribution_to_json(distribution),
+            }
+            for name, distribution in template_trial.distributions.items()
+        ]
+        session.execute(insert(TrialParamModel), rows)
+        return trial
 
 
 def _sqlite(url: str) -> RDBStorage:

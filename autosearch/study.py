@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autosearch.errors import StudyError
 from autosearch.mirror import Asked, Mirror, running_trial
 from autosearch.samplers import Known, Proposal
+from autosearch.storage import trial_number
 from autosearch.trial import Outcome, State, Trial
 from evaluators import Direction
 
@@ -156,7 +157,7 @@ class SearchStudy:
         if proposal.trial is not None:
             asked = self._mirror.asked(proposal.trial)
         trial_id = self._storage.create_new_trial(self._id, template_trial=running_trial(asked, attributes))
-        number = self._storage.get_trial_number_from_id(trial_id)
+        number = trial_number(self._storage, trial_id)
         self._running.add(number)
         if proposal.trial is not None:
             self._asked[number] = proposal.trial.number
