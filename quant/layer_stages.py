@@ -42,7 +42,13 @@ from quant.layers.cost import (
 )
 from quant.layers.insert import FormatWriter
 from quant.layers.numbers import LayerNumbers
-from quant.layers.role_sites import FormatEffects, RoleFormats, role_sites
+from quant.layers.role_sites import (
+    FormatEffects,
+    RoleFormats,
+    decode_effects,
+    encode_effects,
+    role_sites,
+)
 from quant.mixed_precision.format_errors import Site, format_errors
 from quant.mixed_precision.substitution import Edge as Place
 from quant.mixed_precision.substitution import substitution
@@ -57,6 +63,7 @@ _FORMATS: Stage[Format] = Stage("activation formats", 1, memory_entries=10_000)
 _CONSTANTS: Stage[RoundedConstant] = Stage(
     "rounded constants", 1, memory_entries=10_000, memory_bytes=1 << 28, size=lambda rounded: rounded.nbytes
 )
+_EFFECTS: Stage[tuple[FormatEffects, ...]] = Stage("format effects", 1, 4, encode_effects, decode_effects)
 
 _RANGE_OPTIONS = {
     "CalibMovingAverage",
@@ -81,7 +88,7 @@ class LayerStages(GraphStages):
 
     def format_effects(
         self, config: QuantConfig, candidates: Sequence[RoleFormats], runs: int
-    ) -> list[FormatEffects]:
+    ) -> tuple[FormatEffects, ...]:
         """What formats cost, each for one role of one layer while all else is float.
 
         Args:
@@ -91,6 +98,16 @@ class LayerStages(GraphStages):
                 least (`quant.mixed_precision.format_errors`).
         """
         transformed = self.transform(config)
+        key = self._scale_key(transformed, config) | {"data": self.data.digest, "runs": runs}
+        key["providers"] = config.execution_providers
+        key["candidates"] = [(each.layer, each.role, repr(tuple(each.formats))) for each in candidates]
+        return self.cache.get(
+            _EFFECTS, key, lambda: self._measure_effects(transformed, config, candidates, runs)
+        )
+
+    def _measure_effects(
+        self, transformed: Transformed, config: QuantConfig, candidates: Sequence[RoleFormats], runs: int
+    ) -> tuple[FormatEffects, ...]:
         layers = {layer.name: layer for layer in self._layers(transformed)}
         constants = Initializers(transformed.model)
 
@@ -103,10 +120,10 @@ class LayerStages(GraphStages):
         sites = [role_sites(layers[each.layer], each, constants, bind, config) for each in candidates]
         errors = iter(self._site_errors(transformed, [site for own in sites for site in own], config, runs))
         sizes = self._sizes(config)
-        return [
+        return tuple(
             FormatEffects.of(each, layers[each.layer], sizes[each.layer], own, [next(errors) for _ in own])
             for each, own in zip(candidates, sites, strict=True)
-        ]
+        )
 
     def _site_errors(
         self, transformed: Transformed, sites: Sequence[Site], config: QuantConfig, runs: int

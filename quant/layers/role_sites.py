@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -139,3 +140,18 @@ def _of_constant(
 
 def _same(values: NDArray[Any]) -> NDArray[Any]:
     return values
+
+
+def encode_effects(effects: Sequence[FormatEffects]) -> bytes:
+    """As JSON; infinite errors are written as Python's json does."""
+    return json.dumps(
+        [[each.errors.tolist(), each.bits.tolist(), each.elements, each.macs] for each in effects]
+    ).encode()
+
+
+def decode_effects(data: memoryview) -> tuple[FormatEffects, ...]:
+    """The inverse of `encode_effects`."""
+    return tuple(
+        FormatEffects(np.array(errors, np.float64), np.array(bits, np.float64), elements, macs)
+        for errors, bits, elements, macs in json.loads(bytes(data))
+    )

@@ -12,7 +12,7 @@ import pytest
 from autosearch import AutoSearch
 from autosearch.sensitivity_seeds import SHARE, Price, SensitivitySeeds
 from autosearch.space import Configuration, SearchSpace, layer_sites
-from quant import Pipeline, QuantConfig
+from quant import CalibrationData, Pipeline, QuantConfig, StageCache
 from quant.layers.role_sites import FormatEffects, RoleFormats
 from tests.quant.graphs import build, float_model, floats, node, pipeline, relative_error, run_quantized
 
@@ -148,6 +148,19 @@ def test_effects_are_those_of_the_quantized_model(shared: Pipeline) -> None:
     assert effects.errors[1] == 0
     np.testing.assert_allclose(effects.bits, [3 + 8 / 12, 32])
     assert (effects.elements, effects.macs) == (144, 144)
+
+
+def test_effects_are_measured_once(tmp_path: Path) -> None:
+    candidates = [RoleFormats("g1", "weight", [None]), RoleFormats("g2", "data_in", [None])]
+    found = []
+    for _ in range(2):
+        stages = Pipeline(float_model(chain()), CalibrationData(FEEDS), StageCache(tmp_path))
+        found.append(stages.format_effects(QuantConfig(), candidates, runs=1))
+        count = stages.cache.counts["format effects"]
+    assert (count.computed, count.disk_hits) == (0, 1)
+    for first, again in zip(*found, strict=True):
+        np.testing.assert_array_equal(first.errors, again.errors)
+        assert (first.bits, first.elements, first.macs) == (again.bits, again.elements, again.macs)
 
 
 @pytest.mark.parametrize(
