@@ -14,8 +14,10 @@ from typing import Any
 
 import optuna
 from numpy.typing import ArrayLike
+from optuna.exceptions import StorageInternalError
 
 from autosearch.compat import read_config
+from autosearch.errors import StudyError
 from autosearch.lock import exclusive
 from autosearch.problem import Data, Problem, pose
 from autosearch.run import Run
@@ -114,6 +116,10 @@ class AutoSearch:
             )
             try:
                 self.result = run.search()
+            except StorageInternalError as error:
+                raise StudyError(
+                    f"storage: {error.__cause__ or error}; when that is mended, the same search goes on"
+                ) from error
             finally:
                 storage.remove_session()
         return [_candidate(trial) for trial in self.result.candidates]

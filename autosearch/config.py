@@ -161,8 +161,12 @@ class AutoSearchConfig:
         search_pruner: ``median``, ``percentile`` or ``threshold`` of Optuna: gives up trials that are
             hopeless after 25, 50 or 75 % of the evaluation data. None = every trial sees all of it.
         search_pruner_params: Of that pruner; what counts steps counts percent.
-        n_jobs: Worker processes.
-        search_devices: ``cpu``.
+        n_jobs: Worker processes; each gets its share of the cores.
+        trial_timeout: Most seconds of a trial, which then has failed. -1 or None = any number.
+        isolate_trials: Whether trials run in a process of their own, which they may end without ending
+            the search. None = where n_jobs, trial_timeout or an earlier run that ended within a trial
+            ask for it.
+        search_devices: ``cpu``, ``cuda:0``, or ``cuda:0,1`` for a worker on each of several GPUs.
         search_seed: Of everything random.
         storage: Optuna storage URL; None = ``study.db`` (SQLite) in the output directory.
         study_name: Name in that storage; None = one made from what is searched, so that the same
@@ -193,6 +197,8 @@ class AutoSearchConfig:
     search_pruner: str | None = None
     search_pruner_params: Mapping[str, Any] = field(default_factory=dict)
     n_jobs: int = Field(default=1, gt=0)
+    trial_timeout: Seconds = None
+    isolate_trials: bool | None = None
     search_devices: str = "cpu"
     search_seed: int = Field(default=0, ge=0)
     storage: str | None = None

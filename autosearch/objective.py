@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 import traceback
@@ -11,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from autosearch.digest import model_digest
+from autosearch.errors import OutputError
 from autosearch.evaluation import Evaluation
 from autosearch.objectives import Objectives
 from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
-from evaluators import DistanceEvaluator, EvaluationError
+from evaluators import CombinedEvaluator, DistanceEvaluator, EvaluationError
 from evaluators.sessions import SessionConfig
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
-from quant.cache import DEFAULT_LIMIT_BYTES
+from quant.cache import DEFAULT_LIMIT_BYTES, StageCount
 from quant.graph.mapped_model import open_mapped
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Objective:
@@ -77,6 +81,20 @@ class Objective:
             self._pipeline = self._open(None)
         return self._pipeline
 
+    def prepare(self) -> None:
+        """Computes what every process would need and can be sent: the float model's outputs.
+
+        Raises:
+            EvaluatorInputError: If the float model does not run on the data.
+        """
+        if isinstance(self.evaluation.software, DistanceEvaluator | CombinedEvaluator):
+            self.evaluation.software.prepare()
+
+    @property
+    def stages(self) -> Mapping[str, StageCount]:
+        """What this process's stage cache computed and found, by stage."""
+        return {} if self._pipeline is None else self._pipeline.cache.counts
+
     def _open(self, float_model: FloatModel | None) -> Pipeline:
         cache = StageCache(self.cache_dir, self.cache_bytes)
         float_model = float_model or open_mapped(self.model_path, self.model_digest, cache)
@@ -89,6 +107,9 @@ class Objective:
             config: What to make.
             path: Of the model.
             judge: Asked after parts of the evaluation; the evaluator reports them.
+
+        Raises:
+            OutputError: If the disk is full, which no other configuration would change.
         """
         steps = _Steps()
         try:
@@ -96,7 +117,10 @@ class Objective:
         except Pruned as pruned:
             steps.end()
             return steps.outcome(pruned_at=pruned.percentage)
-        except Exception as error:  # noqa: BLE001 - whatever a model, a runtime or a user's evaluator raises
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+                reason = f"{path.parent}: {error}; free some space and start the same search again"
+                raise OutputError(reason) from error
             described = f"{type(error).__name__}: {error}"
             return steps.outcome(error=described, traceback=traceback.format_exc())
 

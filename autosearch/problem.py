@@ -12,8 +12,9 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from autosearch.advanced import check_direction
-from autosearch.compat import with_evaluator
+from autosearch.compat import changed, with_evaluator
 from autosearch.config import AutoSearchConfig
+from autosearch.devices import check_devices, read_devices
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
 from autosearch.evaluation import Evaluation, make_evaluation
@@ -29,6 +30,7 @@ from autosearch.space import CostModel, SearchSpace, effective_config, layer_sit
 from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
+from autosearch.workers import check_isolation
 from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
 from quant.calibration.data import DataReader, Feed
@@ -169,9 +171,13 @@ def pose(
             value and the remedy.
     """
     _check_supported(settings)
+    devices = read_devices(settings.search_devices)
+    n_jobs, jobs_note = devices.jobs(settings.n_jobs)
+    settings = changed(settings, {"n_jobs": n_jobs})
+    check_isolation(settings)
     check_objectives(settings)
     settings = with_evaluator(settings, Path.cwd())
-    base = read_quantization_config(quantization_config)
+    base = devices.apply(read_quantization_config(quantization_config))
     float_model = model_input if isinstance(model_input, FloatModel) else load_float_model(model_input)
     data = CalibrationData(calibration_data)
     data.check(float_model.inputs)
@@ -185,12 +191,13 @@ def pose(
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)
     _check_not_empty(plan.first.space)
+    check_devices(devices, finetunes_on=_finetuning_devices(space))
     bench = Bench(
         float_model.path,
         held_out,
         evaluation_labels,
         cache_dir=Path(settings.search_cache_dir) / CACHE_FOLDER,
-        session_settings=SessionSettings(threads=threads_per_worker(settings.n_jobs)),
+        session_settings=SessionSettings(devices.providers, threads_per_worker(settings.n_jobs)),
     )
     evaluation = make_evaluation(settings, bench)
     if settings.search_pruner is not None:
@@ -201,7 +208,15 @@ def pose(
     if settings.advanced_fastft_search and objectives.searched is not None:
         check_direction(settings.advanced_fastft_params, objectives.searched)
     _check_writable(Path(settings.search_output_dir))
-    return replace(problem, notes=(*notes, *objectives.notes))
+    own_notes = () if jobs_note is None else (jobs_note,)
+    return replace(problem, notes=(*own_notes, *notes, *objectives.notes))
+
+
+def _finetuning_devices(space: SearchSpace) -> tuple[str, ...]:
+    """Every device that some configuration finetunes on."""
+    if not any(space.values_of("include_fast_ft")):
+        return ()
+    return space.values_of("extra_options.FastFinetune.OptimDevice")
 
 
 def expected_cost(float_model: FloatModel, data: CalibrationData) -> CostModel:
@@ -249,10 +264,6 @@ def _identity(evaluator: object) -> str:
 def _check_supported(settings: AutoSearchConfig) -> None:
     if settings.search_pruner_params and settings.search_pruner is None:
         raise ConfigError("search_pruner_params: no pruner to take them; name one with search_pruner")
-    if settings.search_devices != "cpu":
-        raise ConfigError(
-            f"search_devices: {settings.search_devices!r} is not available in this version; use 'cpu'"
-        )
 
 
 def _seeds(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from logging import Logger
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -26,7 +28,7 @@ from autosearch.stop import stop_reason
 from autosearch.study import SearchStudy
 from autosearch.time_left import TimeLeft
 from autosearch.trial import Outcome, SearchResult, Trial
-from autosearch.workers import Executor, InProcess, WorkerProcesses
+from autosearch.workers import Done, Executor, Task, make_executor
 from quant.cache import StageCount
 
 
@@ -77,33 +79,32 @@ class Run:
 
     def search(self) -> SearchResult:
         """The loop, from the first line of the log to the last."""
-        settings = self.problem.settings
         self._log_start()
         if self.float_values:
             self.log.info(float_line(self.float_values))
         self._recover()
         self.problem.models_dir.mkdir(parents=True, exist_ok=True)
         objective = self.problem.objective(self.objectives)
-        executor: Executor = (
-            InProcess(objective) if settings.n_jobs == 1 else WorkerProcesses(objective, settings.n_jobs)
-        )
+        executor = make_executor(objective, self.problem.settings, self._abandoned())
         try:
             reason = self._search_stages(executor)
+        except BaseException:
+            executor.close()
+            for step in (self.study.release, self.records.write_best, self.records.write_log):
+                with suppress(Exception):  # the disk or the storage may be what failed
+                    step()
+            raise
         finally:
             executor.close()
-            self.records.write_best()
-            self.records.write_log()
-        return self._end(reason, objective.pipeline.cache.counts)
+            self._remove_leftovers()
+        return self._end(reason, executor.stages)
 
     def _recover(self) -> None:
         """Takes up the trials of earlier runs.
 
         Where none succeeded, a cause outside of the search is likely, and all are tried again.
         """
-        problem = self.problem
-        remove_leftovers(problem.output_dir.glob(".*"))  # often the current directory: not what is below
-        remove_leftovers(problem.models_dir.glob(".*"))
-        remove_leftovers(problem.cache_dir.rglob(".*"))
+        self._remove_leftovers()
         earlier, abandoned = self.study.recover()
         for digest in abandoned:
             self.models.files.delete(digest)
@@ -113,6 +114,18 @@ class Run:
             self.ledger.add(trial)
         self.models.take_up()
         self.log.info("Continuing after %d trials", len(earlier))
+
+    def _abandoned(self) -> dict[Path, int]:
+        """How often earlier runs ended within the trial of a configuration that never got to its end."""
+        times = self.study.abandonments()
+        return {self.models.files.path(d): count for d, count in times.items() if d not in self.ledger.known}
+
+    def _remove_leftovers(self) -> None:
+        """What processes were writing that were killed."""
+        problem = self.problem
+        remove_leftovers(problem.output_dir.glob(".*"))  # often the current directory: not what is below
+        remove_leftovers(problem.models_dir.glob(".*"))
+        remove_leftovers(problem.cache_dir.rglob(".*"))
 
     def _search_stages(self, executor: Executor) -> str:
         """One stage after another; why the last one ended."""
@@ -157,8 +170,8 @@ class Run:
                     self._start(proposal, executor, running)
             if not running:
                 return reason
-            number, outcome = executor.next()
-            self._finish(number, running.pop(number), outcome, executor.slots)
+            done = executor.next()
+            self._finish(done, running.pop(done.number), executor.slots)
             bar.set_postfix_str(self._best_so_far, refresh=False)
             bar.update()
 
@@ -168,16 +181,18 @@ class Run:
         self.ledger.known[configuration.digest] = Known(number)
         running[number] = _Running(configuration, datetime.now(), stage.name)
         path = self.models.files.path(configuration.digest)
-        executor.submit(number, configuration.config, path, self.problem.judge(self.ledger.trials.values()))
+        judge = self.problem.judge(self.ledger.trials.values())
+        executor.submit(Task(number, configuration.config, path, judge))
 
-    def _finish(self, number: int, ran: _Running, outcome: Outcome, slots: int) -> None:
+    def _finish(self, done: Done, ran: _Running, slots: int) -> None:
+        number, outcome = done.number, done.outcome
         trial = self.ledger.add(ran.ended(number, outcome))
         unwanted = self.models.take_off((trial, *self.ledger.displaced))
         trial = self.ledger.trials[number]
         self.study.finish(trial, self.elapsed_s)
         self.time_left.observe(ran.configuration, outcome.seconds)
         line = trial_line(trial, self._position, self.objectives)
-        self.log.info("%s; %s%s", line, self._best_so_far, self._remaining(slots))
+        self.log.info("%s%s; %s%s", done.prefix, line, self._best_so_far, self._remaining(slots))
         if trial is self.ledger.best or (trial.is_candidate and not self.objectives.is_single):
             self.records.write_best()
         self.models.delete(unwanted)  # only now that no record names them

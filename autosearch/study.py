@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -102,6 +103,7 @@ class SearchStudy:
         self._storage = storage
         self._id = storage.get_study_id_from_name(self.name)
         self._asked_study = self.study
+        self._running: set[int] = set()  # of this process
         self._asked: set[int] = set()  # running trials that a sampler of Optuna's proposed
         stored = self.study.user_attrs.get(_FINGERPRINT)
         if stored is None:
@@ -138,6 +140,14 @@ class SearchStudy:
             if _CONFIGURATION in frozen.user_attrs:
                 abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
         return trials, abandoned
+
+    def abandonments(self) -> Counter[str]:
+        """How often the process of a configuration's trial ended before it, by the configuration's digest."""
+        return Counter(
+            frozen.user_attrs[_CONFIGURATION]["digest"]
+            for frozen in self.study.get_trials(deepcopy=False)
+            if _ABANDONED in frozen.user_attrs and _CONFIGURATION in frozen.user_attrs
+        )
 
     def begin_stage(self, stage: str | None) -> optuna.Study:
         """What samplers of this stage ask; trials of earlier stages tell them nothing.
@@ -181,6 +191,7 @@ class SearchStudy:
             for name, value in attributes.items():
                 proposal.trial.set_user_attr(name, value)
             self._asked.add(proposal.trial.number)
+            self._running.add(proposal.trial.number)
             return proposal.trial.number
         template = FrozenTrial(
             number=-1,  # the storage numbers it
@@ -195,9 +206,19 @@ class SearchStudy:
             system_attrs={},
             intermediate_values={},
         )
-        return self._storage.get_trial_number_from_id(
-            self._storage.create_new_trial(self._id, template_trial=template)
-        )
+        trial_id = self._storage.create_new_trial(self._id, template_trial=template)
+        number = self._storage.get_trial_number_from_id(trial_id)
+        self._running.add(number)
+        return number
+
+    def release(self) -> None:
+        """Ends the trials that this process began and will not finish; their configurations are tried again.
+
+        Unlike those of a process that vanished they are not suspected of having been the cause.
+        """
+        for number in self._running:
+            self._end(number, TrialState.FAIL)
+        self._running.clear()
 
     def finish(self, trial: Trial, elapsed_s: float) -> None:
         """Records a trial's outcome and ends it.
@@ -228,6 +249,7 @@ class SearchStudy:
             "elapsed_s": elapsed_s,
         }
         trial_id = self._trial_id(trial.number)
+        self._running.discard(trial.number)
         for step, each in trial.outcome.intermediate.items():
             self._storage.set_trial_intermediate_value(trial_id, step, each)
         for key, each in _constraint_attributes(trial.violations).items():

@@ -126,8 +126,7 @@ class SearchResult:
         stop_reason: Why the search ended, in words.
         interrupted: Whether a person ended it.
         seconds: Wall-clock time, earlier runs of a resumed search included.
-        stages: What this process's stage cache computed and found, by stage; worker processes have
-            their own.
+        stages: What the stage caches of all processes computed and found, by stage.
         front: The Pareto front; of one objective, the best candidate alone.
     """
 

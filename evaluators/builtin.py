@@ -145,6 +145,9 @@ class DistanceEvaluator:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
+        """With the float outputs, if they are known and in memory: no other process has to compute them."""
+        if self._stored is not None and self._stored.is_in_memory:
+            return dict(self.__dict__)
         return {**self.__dict__, "_stored": None, "_float_outputs": ()}
 
     def _store_float_outputs(self, stored: StoredOutputs) -> tuple[FloatOutput, ...]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.metric import hint
+from evaluators.parts import run_in_parts
 
 Provider = str | tuple[str, Mapping[str, str]]
 Feed = Mapping[str, NDArray[Any]]
@@ -100,12 +101,14 @@ def run_batches(
 ) -> Iterator[list[Any]]:
     """The named outputs for one feed after another, computed as they are asked for.
 
+    A batch for which the device has too little memory runs in parts.
+
     Raises:
         EvaluationError: If a feed does not fit the model's inputs, or an operator fails.
     """
     for index, feed in enumerate(feeds):
         try:
-            outputs: list[Any] = session.run(output_names, dict(feed))
+            outputs = list(run_in_parts(lambda part: session.run(output_names, dict(part)), feed))
         except Exception as error:  # as above
             raise EvaluationError(f"batch {index}: the model does not run: {error}") from error
         yield outputs

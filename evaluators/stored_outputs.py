@@ -47,6 +47,11 @@ class StoredOutputs:
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether nothing is in a file, so that a copy can be sent to another process."""
+        return self._file is None
+
     def append(self, batch: Sequence[Array]) -> None:
         """Adds a batch; the arrays are kept as they are or copied to the file, never changed.
 

@@ -33,6 +33,8 @@ from quant.layers.cost import (
     FLOAT_BITS,
     LayerBits,
     LayerSizes,
+    decode_sizes,
+    encode_sizes,
     layer_sizes,
     mean_bits,
     model_cost,
@@ -50,7 +52,7 @@ from quant.requirements import formatted_session_config, record_session_config
 
 _LAYERS: Stage[tuple[QuantizableLayer, ...]] = Stage("layers", 1, memory_entries=8)
 _BASE: Stage[BaseModel] = Stage("base model", 1, memory_entries=4)
-_SIZES: Stage[dict[str, LayerSizes]] = Stage("layer sizes", 1, memory_entries=8)
+_SIZES: Stage[dict[str, LayerSizes]] = Stage("layer sizes", 1, 8, encode_sizes, decode_sizes)
 _FORMATS: Stage[Format] = Stage("activation formats", 1, memory_entries=10_000)
 _CONSTANTS: Stage[RoundedConstant] = Stage(
     "rounded constants", 1, memory_entries=10_000, memory_bytes=1 << 28, size=lambda rounded: rounded.nbytes
@@ -227,7 +229,6 @@ class LayerStages(GraphStages):
                 prepared.model,
                 tensors_sized(layers),
                 feed,
-                providers=config.execution_providers,
                 threads=self.threads,
             )
             return layer_sizes(layers, shapes, max(1, CalibrationData([feed]).samples))

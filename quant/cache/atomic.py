@@ -24,5 +24,10 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes | memoryview]) -> 
             for part in (data,) if isinstance(data, bytes) else data:
                 stream.write(part)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        # a write does not say where
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)

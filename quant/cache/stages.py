@@ -54,6 +54,15 @@ class StageCount:
     disk_hits: int = 0
     seconds: float = 0.0
 
+    def __add__(self, other: StageCount) -> StageCount:
+        """What two processes did together."""
+        return StageCount(
+            self.computed + other.computed,
+            self.memory_hits + other.memory_hits,
+            self.disk_hits + other.disk_hits,
+            self.seconds + other.seconds,
+        )
+
 
 @dataclass
 class StageCache:

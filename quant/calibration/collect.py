@@ -18,6 +18,7 @@ from quant.calibration.groups import memory_groups
 from quant.calibration.histogram import EMPTY, histogram
 from quant.calibration.statistics import Statistics, TensorStatistics
 from quant.errors import DataError, ModelError
+from quant.graph.parts import run_in_parts
 from quant.graph.session import float_session
 
 _MOST_BYTES = 1 << 27
@@ -125,16 +126,21 @@ def _run(session: ort.InferenceSession, names: Sequence[str], feed: Feed) -> dic
     Arrays of their own would have to be mapped and zeroed by the operating system for every batch,
     which takes longer than the model.
     """
-    binding = session.io_binding()
-    for name, array in feed.items():
-        binding.bind_cpu_input(name, np.ascontiguousarray(array))
-    for name in names:
-        binding.bind_output(name)
-    try:
+
+    def run(part: Feed) -> list[NDArray[Any]]:
+        binding = session.io_binding()
+        for name, array in part.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in names:
+            binding.bind_output(name)
         session.run_with_iobinding(binding)
-    except RuntimeError as error:  # what a bound run raises, whatever the cause
+        return [value.numpy() for value in binding.get_outputs()]
+
+    try:
+        values = run_in_parts(run, feed)
+    except (MemoryError, RuntimeError) as error:  # the latter a bound run raises, whatever the cause
         raise ModelError(f"model: onnxruntime cannot run it: {error}") from error
-    return {name: value.numpy() for name, value in zip(names, binding.get_outputs(), strict=True)}
+    return dict(zip(names, values, strict=True))
 
 
 class Accumulator:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quant.finetune.walk import Twins
+from quant.graph.parts import run_in_parts
 from quant.graph.session import float_session
 
 
@@ -40,5 +41,7 @@ def _run(twins: Twins, names: tuple[str, ...], *, quantized: bool) -> list[list[
     """Values of each tensor, batch by batch."""
     model, config = (twins.quantized, twins.config) if quantized else (twins.float_model, ())
     with float_session(model, names, twins.providers, twins.threads, config) as session:
-        batches = [session.run(list(names), feed) for feed in twins.data.feeds]
+        batches = [
+            run_in_parts(lambda part: session.run(list(names), dict(part)), feed) for feed in twins.data.feeds
+        ]
     return [[batch[index] for batch in batches] for index in range(len(names))]

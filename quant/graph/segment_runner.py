@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quant.calibration.data import Feed
 from quant.graph.frontier import Frontier
+from quant.graph.parts import run_in_parts
 from quant.graph.segments import Segment, plan_segments, segment_model
 from quant.graph.session import Provider, float_session
 
@@ -109,7 +110,8 @@ class SegmentRunner:
         with float_session(model, (), self._providers, self._threads, self._config) as session:
             for batch in range(len(self._feeds)):
                 feed = {name: self._value(batch, name) for name in segment.inputs}
-                yield self._finish(segment, batch, dict(zip(names, session.run(names, feed), strict=True)))
+                values = run_in_parts(lambda part: session.run(names, dict(part)), feed)
+                yield self._finish(segment, batch, dict(zip(names, values, strict=True)))
 
     def _finish(self, segment: Segment, batch: int, computed: Values) -> Values:
         """Moves the frontier behind the segment, and returns what was requested."""

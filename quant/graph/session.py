@@ -80,9 +80,21 @@ def float_session(
             model = model.clone()
             expose(model, outputs)
             source = _source(model, stack)
-            yield ort.InferenceSession(source, options, providers=list(providers))
+            session = ort.InferenceSession(source, options, providers=list(providers), enable_fallback=0)
+            _check_started(session, providers)
+            yield session
         except _ERRORS as error:
             raise ModelError(f"model: onnxruntime cannot run it: {error}") from error
+
+
+def _check_started(session: ort.InferenceSession, providers: Sequence[Provider]) -> None:
+    """Refuses to run without a provider that onnxruntime has and could not start."""
+    missing = {each if isinstance(each, str) else each[0] for each in providers} - {*session.get_providers()}
+    if missing:
+        raise ModelError(
+            f"execution_providers: {', '.join(sorted(missing))} could not be started; check its driver and"
+            " libraries"
+        )
 
 
 def _source(model: ir.Model, stack: ExitStack) -> bytes | str:

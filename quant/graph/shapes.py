@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
 from quant.calibration.data import Feed
 from quant.graph.session import float_session
+
+_PROVIDERS = ("CPUExecutionProvider",)
+"""Shapes are the same everywhere, and a whole batch may not fit elsewhere."""
 
 
 def runtime_shapes(
@@ -15,7 +18,6 @@ def runtime_shapes(
     tensors: Iterable[str],
     feed: Feed,
     *,
-    providers: Sequence[str] = ("CPUExecutionProvider",),
     threads: int = 0,
 ) -> dict[str, tuple[int, ...]]:
     """Shapes of tensors with one feed, from one run whose outputs are these shapes.
@@ -24,7 +26,6 @@ def runtime_shapes(
         model: Any model; left as it is.
         tensors: Their names; constants and inputs are allowed.
         feed: What the model reads.
-        providers: onnxruntime's execution providers.
         threads: Of the session; 0 = all cores.
 
     Raises:
@@ -50,6 +51,6 @@ def runtime_shapes(
         node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.INT64, ir.Shape([None])
         model.graph.append(node)
         model.graph.outputs.append(node.outputs[0])
-    with float_session(model, (), providers, threads) as session:
+    with float_session(model, (), _PROVIDERS, threads) as session:
         found = session.run(None, dict(feed))
     return shapes | {name: tuple(map(int, shape)) for name, shape in zip(asked, found, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -76,6 +77,19 @@ class LayerSizes:
     macs: int
     inputs: tuple[tuple[int, ...], ...]
     samples: int
+
+
+def encode_sizes(sizes: Mapping[str, LayerSizes]) -> bytes:
+    """JSON, for the stage cache: the run of the float model that finds them is shared by all processes."""
+    return json.dumps({name: [each.macs, each.inputs, each.samples] for name, each in sizes.items()}).encode()
+
+
+def decode_sizes(content: memoryview) -> dict[str, LayerSizes]:
+    """The inverse."""
+    return {
+        name: LayerSizes(macs, tuple(map(tuple, inputs)), samples)
+        for name, (macs, inputs, samples) in json.loads(bytes(content)).items()
+    }
 
 
 @dataclass(frozen=True)

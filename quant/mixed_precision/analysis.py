@@ -200,7 +200,6 @@ class PrecisionAnalysis:
             subject.model,
             wanted,
             subject.data.feeds[0],
-            providers=subject.config.execution_providers,
             threads=subject.threads,
         )
         return costs_of(subject.model.graph, subject.placement, shapes)

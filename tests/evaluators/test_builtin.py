@@ -154,6 +154,15 @@ def test_a_pickled_evaluator_computes_its_own_float_outputs(tmp_path, float_mode
     distances.close()
 
 
+def test_a_pickled_evaluator_brings_float_outputs_that_are_in_memory(tmp_path, float_model):
+    candidate = affine(tmp_path / "candidate.onnx", 0.9)
+    distances = evaluator(float_model, feeds(2))
+    expected = distances.evaluate(candidate)
+    sent = pickle.dumps(distances)
+    float_model.unlink()
+    assert pickle.loads(sent).evaluate(candidate) == expected
+
+
 def test_session_config_of_one_candidate(float_model):
     distances = evaluator(float_model, feeds(2))
     with pytest.raises(EvaluationError):

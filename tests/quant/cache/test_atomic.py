@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,13 @@ def test_writing_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             write_atomically(target, data)
     assert list(tmp_path.iterdir()) == [target]
     assert target.read_bytes() == b"old"
+
+
+def test_an_error_says_which_file_could_not_be_written(tmp_path: Path) -> None:
+    def fails() -> Iterator[bytes]:
+        yield b"some"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*entry'") as raised:
+        write_atomically(tmp_path / "entry", fails())
+    assert raised.value.errno == errno.ENOSPC

@@ -9,7 +9,7 @@ import pytest
 
 from quant import Pipeline, QuantizedModel
 from quant.config import QuantConfig
-from quant.layers.cost import LayerCost
+from quant.layers.cost import LayerCost, LayerSizes, decode_sizes, encode_sizes
 from tests.quant.graphs import build, floats, node, pipeline
 from tests.quant.layers.networks import images, network
 
@@ -33,6 +33,11 @@ def shared() -> Pipeline:
 
 def costs(shared: Pipeline, **config: Any) -> dict[str, LayerCost]:
     return {layer.name: layer for layer in shared.quantize(QuantConfig(**config)).layers}
+
+
+def test_sizes_survive_the_cache() -> None:
+    sizes = {"a": LayerSizes(27, ((1, 3, 8), ()), 4), "b": LayerSizes(0, (), 1)}
+    assert decode_sizes(memoryview(encode_sizes(sizes))) == sizes
 
 
 @pytest.mark.parametrize("config", [{}, {"layers": {"default": {"name": "int8"}}}], ids=["QDQ", "layers"])
