@@ -13,7 +13,8 @@ import pytest
 from autosearch import Outcome
 from autosearch.samplers import Proposal
 from autosearch.space import SearchSpace
-from autosearch.study import SearchStudy, open_storage, sqlite_url
+from autosearch.storage import open_storage, sqlite_url
+from autosearch.study import SearchStudy
 from quant import QuantConfig
 from tests.autosearch.models import SPACE, command, environment, run_command, write_job
 from tests.autosearch.trials import make_trial
