@@ -63,6 +63,7 @@ def test_a_second_interruption_stops_at_once(search: Search, jobs: int) -> None:
     search.check_end()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_loses_nothing_and_repeats_only_what_was_in_flight(search: Search) -> None:
     moments = np.random.default_rng(0).uniform(0, 0.12, size=6)
     for kills, moment in enumerate(moments):
