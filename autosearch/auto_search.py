@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -18,17 +18,20 @@ from optuna.exceptions import StorageInternalError
 
 from autosearch.compat import read_config
 from autosearch.errors import StudyError
-from autosearch.lock import exclusive
+from autosearch.lock import exclusive, shared
 from autosearch.problem import Data, Problem, pose
 from autosearch.run import Run
 from autosearch.search_log import search_log
-from autosearch.storage import open_storage, sqlite_url
+from autosearch.storage import close_session, open_storage, sqlite_url
 from autosearch.study import SearchStudy
 from autosearch.trial import SearchResult, Trial
 from quant import FloatModel, QuantConfig
 
 _ALL_FLOAT = QuantConfig(layers={"by": "type", "default": {"name": None}})
 """Every layer is chosen to stay as it is: a cost without calibration or rounding."""
+
+_TERMINATED = 128 + signal.SIGTERM
+"""Exit code, as shells give it."""
 
 _INTERRUPTED = b"\nInterrupted: ending after the running trials; press Ctrl-C again to stop at once\n"
 
@@ -96,14 +99,20 @@ class AutoSearch:
         settings = self.problem.settings
         directory = self.problem.output_dir
         with ExitStack() as stack:
-            stack.enter_context(exclusive(directory))
-            log = stack.enter_context(search_log(Path(settings.search_log_path)))
+            stack.enter_context(shared(directory) if self.problem.is_shared else exclusive(directory))
+            log = stack.enter_context(search_log(Path(settings.search_log_path), self.problem.is_shared))
             started = time.monotonic()
             float_values = self._evaluate_float_model()
-            storage = open_storage(settings.storage or sqlite_url(directory))
+            storage = open_storage(settings.storage or sqlite_url(directory), settings.storage_patience)
+            stack.callback(close_session, storage)
             study = SearchStudy(
-                storage, self.problem.fingerprint, self.problem.objectives.directions, settings.study_name
+                storage,
+                self.problem.fingerprint,
+                self.problem.objectives.directions,
+                settings.study_name,
+                settings.heartbeat_interval if self.problem.is_shared else None,
             )
+            stack.callback(_quietly, study.leave)
             self.study = study.study
             interruption = stack.enter_context(_interruption())
             run = Run(
@@ -119,10 +128,8 @@ class AutoSearch:
                 self.result = run.search()
             except StorageInternalError as error:
                 raise StudyError(
-                    f"storage: {error.__cause__ or error}; when that is mended, the same search goes on"
+                    f"storage: {error.__cause__ or error}; when that is mended, the same command goes on"
                 ) from error
-            finally:
-                storage.remove_session()
         return [_candidate(trial) for trial in self.result.candidates]
 
     def _evaluate_float_model(self) -> dict[str, float]:
@@ -133,6 +140,12 @@ class AutoSearch:
             pipeline = problem.objective(problem.objectives).pipeline
             cost = pipeline.quantize(_ALL_FLOAT).cost
         return problem.evaluation.of_float_model(problem.float_model.path, cost)
+
+
+def _quietly(step: Callable[[], None]) -> None:
+    """The storage may be what failed."""
+    with suppress(StorageInternalError, OSError):
+        step()
 
 
 def _candidate(trial: Trial) -> dict[str, Any]:
@@ -149,7 +162,10 @@ def _candidate(trial: Trial) -> dict[str, Any]:
 
 @contextmanager
 def _interruption() -> Iterator[threading.Event]:
-    """Set by the first Ctrl-C, after which running trials end; the second one stops at once."""
+    """Set by the first Ctrl-C, after which running trials end; the second one stops at once.
+
+    So does SIGTERM, by which clusters end what they want to run elsewhere: trials are given back.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked  # signals belong to the main thread
@@ -162,8 +178,14 @@ def _interruption() -> Iterator[threading.Event]:
         with suppress(OSError):  # not through streams, which may be in the middle of a write
             os.write(2, _INTERRUPTED)
 
-    before = signal.signal(signal.SIGINT, handle)
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, handle)}
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # else the caller has plans of its own
+        before[signal.SIGTERM] = signal.signal(signal.SIGTERM, end)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

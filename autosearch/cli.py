@@ -20,7 +20,9 @@ from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load_data, read_job
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
+from autosearch.search_log import own_log
 from autosearch.space import SearchSpace, layer_sites
+from autosearch.storage import shown_url
 from autosearch.table import best_table, trials_table
 from autosearch.trial import SearchResult
 from quant import Pipeline, load_float_model
@@ -35,11 +37,22 @@ examples:
   autosearch search search.yaml --set search_algo=TPE --set search_stop_condition.time_limit=600
   autosearch search search.yaml --output-dir results/run1 --n-jobs 2
   autosearch search mase.toml --model model.onnx --data digits.npz --output results/run2
+  autosearch worker search.yaml --set storage=postgresql+psycopg://user@host/db    on each machine
   autosearch quantize model.onnx --config results/run1/best.json#0 -o quantized.onnx
   autosearch sensitivity search.yaml --top 20       which tensors int8 hurts most
   autosearch cache search.yaml --clear --older-than 30d
 
 exit codes: 0 a candidate was found, 3 none is within tolerance, 2 bad input, 130 interrupted
+"""
+
+
+_WORKER = """\
+Take part in a search: run the same command, with the same file, on as many machines as you like.
+
+Each configuration is tried once, by whoever claims it first; stop conditions hold for all together, and all
+end with the same result. A process may come later, end early (Ctrl-C, SIGTERM) or be killed: the others try
+its trials again. The file must name a storage that all of them reach. Each process writes a log of its own,
+named for its machine and number. Models stay where they were made, and records say where.
 """
 
 
@@ -69,12 +82,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     search = commands.add_parser("search", help="search for configurations, or go on with a search")
-    search.add_argument("config", metavar="CONFIG.yaml|toml")
-    _add_given(search)
-    _add_changes(search)
-    search.add_argument("--output-dir", "--output", metavar="D", help="where models, study and reports go")
-    search.add_argument("--n-jobs", type=int, metavar="N", help="worker processes")
+    _add_search(search)
     search.set_defaults(run=_search)
+
+    worker = commands.add_parser(
+        "worker",
+        help="search together with others, on this machine and on others",
+        description=_WORKER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_search(worker)
+    worker.set_defaults(run=_worker)
 
     space = commands.add_parser("space", help="show the search space and its cost; runs nothing")
     space.add_argument("config", metavar="CONFIG.yaml|toml")
@@ -107,6 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG.yaml|toml")
+    _add_given(parser)
+    _add_changes(parser)
+    parser.add_argument("--output-dir", "--output", metavar="D", help="where models, study and reports go")
+    parser.add_argument("--n-jobs", type=int, metavar="N", help="worker processes")
+
+
 def _add_given(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("for TOML files of MASE's")
     group.add_argument("--model", metavar="MODEL.onnx", help="the float model")
@@ -132,10 +158,31 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
 
 
 def _search(options: argparse.Namespace) -> int:
+    return _run(_read_search(options))
+
+
+def _worker(options: argparse.Namespace) -> int:
+    job = _read_search(options)
+    settings = job.settings
+    if settings.storage is None:
+        raise ConfigError(
+            "storage: processes that search together need one that all of them reach; write, in the file or"
+            " with --set, storage: postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, or storage: journal:PATH"
+            " in a shared directory"
+        )
+    log = str(own_log(Path(settings.search_log_path)))
+    return _run(dataclasses.replace(job, settings=changed(settings, {"search_log_path": log})))
+
+
+def _read_search(options: argparse.Namespace) -> Job:
     given = {"search_output_dir": options.output_dir, "n_jobs": options.n_jobs}
     changes = {name: value for name, value in given.items() if value is not None}
     job = _read_job(options)
-    search = make_search(dataclasses.replace(job, settings=changed(job.settings, changes)))
+    return dataclasses.replace(job, settings=changed(job.settings, changes))
+
+
+def _run(job: Job) -> int:
+    search = make_search(job)
     search.search_model()
     assert search.result is not None
     print(_summary(search, search.result))
@@ -191,11 +238,12 @@ def _summary(search: AutoSearch, result: SearchResult) -> str:
     if result.pruned:
         lines.append(f"{len(result.pruned)} trials were pruned")
     directory = search.problem.output_dir
+    storage = directory / "study.db" if settings.storage is None else shown_url(settings.storage)
     lines += [
         f"{len(result.candidates)} candidates of {len(result.trials)} trials in {result.seconds:.1f} s;"
         f" stopped: {result.stop_reason}",
         f"models   {search.problem.models_dir}",
-        f"records  {directory / BEST}, {directory / LOG}, {settings.storage or directory / 'study.db'}",
+        f"records  {directory / BEST}, {directory / LOG}, {storage}",
         f"log      {settings.search_log_path}",
     ]
     return "\n".join(lines)

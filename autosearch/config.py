@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from autosearch.stop import Limits
+from autosearch.storage import PATIENCE_S
 from autosearch.units import Amount, read_amount, read_size
 from evaluators import Direction
 from quant.cache import DEFAULT_LIMIT_BYTES
@@ -168,7 +169,12 @@ class AutoSearchConfig:
             ask for it.
         search_devices: ``cpu``, ``cuda:0``, or ``cuda:0,1`` for a worker on each of several GPUs.
         search_seed: Of everything random.
-        storage: Optuna storage URL; None = ``study.db`` (SQLite) in the output directory.
+        storage: Optuna storage URL, or ``journal:PATH``; several processes, also on several machines, may
+            search together in one. None = ``study.db`` (SQLite) in the output directory, for this search
+            alone.
+        storage_patience: Most seconds that a search waits for a database that is away.
+        heartbeat_interval: Seconds between signs of life of the processes that share a storage; the trials
+            of one that was silent six times in a row are tried again by the others.
         study_name: Name in that storage; None = one made from what is searched, so that the same
             search resumes and another one does not collide.
         keep_models: ``candidates``, ``all``, or only the ``best`` model.
@@ -202,5 +208,7 @@ class AutoSearchConfig:
     search_devices: str = "cpu"
     search_seed: int = Field(default=0, ge=0)
     storage: str | None = None
+    storage_patience: float = Field(default=PATIENCE_S, ge=0)
+    heartbeat_interval: float = Field(default=20.0, gt=0)
     study_name: str | None = None
     keep_models: Literal["candidates", "all", "best"] = "candidates"

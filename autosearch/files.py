@@ -62,6 +62,7 @@ def write_best(directory: Path, ranked: Sequence[Trial], source: Mapping[str, An
             "config": dict(trial.config),
             "config_digest": trial.digest,
             "model_path": trial.outcome.model_path,
+            "machine": trial.machine,
             "model_digest": trial.outcome.model_digest,
             "source": dict(source),
         }
@@ -150,6 +151,7 @@ def _logged(trial: Trial, objectives: int, source: Mapping[str, Any]) -> dict[st
         "user_attrs_is_candidate": trial.is_candidate,
         "user_attrs_config": dict(trial.config),
         "user_attrs_config_digest": trial.digest,
+        "user_attrs_machine": trial.machine,
         "user_attrs_model_path": trial.outcome.model_path,
         "user_attrs_model_digest": trial.outcome.model_digest,
         "user_attrs_stage": trial.stage,

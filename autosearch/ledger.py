@@ -60,12 +60,10 @@ class Ledger:
 
     def add(self, trial: Trial) -> Trial:
         """Takes up a trial that ended; returns it with its values and today's verdict."""
-        trial = self._judged(trial)
-        previous = self.best
-        is_better = trial.values is not None and (
-            previous is None or self._standing(trial) < self._standing(previous)
-        )
-        is_news, out = is_better and trial.is_candidate, list[int]()
+        trial, previous = self._judged(trial), self.best
+        is_better = self._is_better(trial, previous)
+        is_news = is_better and (previous is None or self._standing(trial) != self._standing(previous))
+        is_news, out = is_news and trial.is_candidate, list[int]()
         if self._front is not None and trial.is_candidate:
             losses = self._losses(trial)
             is_news = not self._front.has_equal(losses)
@@ -87,6 +85,13 @@ class Ledger:
         elif self.since_best is not None:
             self.since_best += 1
         return trial
+
+    def verdict(self, trial: Trial) -> tuple[Trial, bool]:
+        """A trial as `add` would take it up, which this does not; and whether it would be the best one."""
+        trial = self._judged(trial)
+        if self._front is not None and trial.is_candidate:
+            trial = replace(trial, is_candidate=self._front.takes(self._losses(trial)))
+        return trial, self._is_better(trial, self.best)
 
     def set_model(self, number: int, path: str | None) -> None:
         """Where the model of a trial is now; None = nowhere."""
@@ -138,6 +143,12 @@ class Ledger:
         if self._causes is None or len(self.trials) < SAME_FAILURES or len(self._causes) != 1:
             return None
         return f"the first {len(self.trials)} trials failed with the same cause: {next(iter(self._causes))}"
+
+    def _is_better(self, trial: Trial, other: Trial | None) -> bool:
+        """Of equals, the one that began first: whatever the order in which they come."""
+        if trial.values is None or other is None:
+            return trial.values is not None
+        return (self._standing(trial), trial.number) < (self._standing(other), other.number)
 
     def _note_failure(self, trial: Trial) -> None:
         if trial.outcome.error is None:

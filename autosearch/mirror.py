@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import optuna
@@ -105,20 +104,3 @@ class Mirror:
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
-
-
-def running_trial(asked: Asked, attributes: Mapping[str, Any]) -> FrozenTrial:
-    """A trial that begins now, to be created in a storage as a whole."""
-    return FrozenTrial(
-        number=-1,  # the storage numbers it
-        trial_id=-1,
-        state=TrialState.RUNNING,
-        value=None,
-        datetime_start=datetime.now(),
-        datetime_complete=None,
-        params=dict(asked.params),
-        distributions=dict(asked.distributions),
-        user_attrs=dict(attributes),
-        system_attrs=dict(asked.system_attrs),
-        intermediate_values={},
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -84,13 +85,30 @@ class ModelFiles:
         return needed
 
 
-def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Removes those that a process of this machine was writing when it was killed."""
-    for path in [path for path in paths if _is_leftover(path)]:
+OTHERS_TAKE_S = 86400.0
+"""Longer than any process takes to write a file."""
+
+
+def remove_leftovers(paths: Iterable[Path], older_s: float = 0.0) -> None:
+    """Removes those that a process of this machine was writing when it was killed.
+
+    Args:
+        paths: Of files and folders.
+        older_s: Least age; where other machines write, too, `OTHERS_TAKE_S`, as their processes are not
+            seen here.
+    """
+    for path in [path for path in paths if _is_leftover(path) and _age_s(path) >= older_s]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
+
+
+def _age_s(path: Path) -> float:
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def _is_leftover(path: Path) -> bool:

@@ -45,6 +45,11 @@ class Front:
         """Whether a member has just these losses."""
         return bool((self._losses == losses).all(axis=1).any())
 
+    def takes(self, losses: Sequence[float]) -> bool:
+        """Whether a point with these losses would be on it."""
+        new = np.asarray(losses, dtype=np.float64)
+        return not ((self._losses <= new).all(axis=1) & (self._losses < new).any(axis=1)).any()
+
     def add(self, member: int, losses: Sequence[float]) -> tuple[bool, list[int]]:
         """Takes up a point, unless the front dominates it.
 
@@ -56,7 +61,7 @@ class Front:
             Whether it is on the front, and the members that it drove out.
         """
         new = np.asarray(losses, dtype=np.float64)
-        if ((self._losses <= new).all(axis=1) & (self._losses < new).any(axis=1)).any():
+        if not self.takes(losses):
             return False, []
         stays = (self._losses < new).any(axis=1) | (self._losses == new).all(axis=1)
         left = [self._members[position] for position in np.flatnonzero(~stays)]

@@ -93,9 +93,14 @@ class Problem:
         return Path(self.settings.search_output_dir)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes may search in the same study."""
+        return self.settings.storage is not None
+
+    @property
     def models_dir(self) -> Path:
-        """Where quantized models are written."""
-        return self.output_dir / "models"
+        """Where quantized models are written; absolute where others read of it."""
+        return (self.output_dir.resolve() if self.is_shared else self.output_dir) / "models"
 
     @property
     def cache_dir(self) -> Path:

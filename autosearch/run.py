@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from logging import Logger
 from pathlib import Path
@@ -17,10 +17,11 @@ from tqdm import tqdm
 from autosearch.kept_models import KeptModels
 from autosearch.ledger import Ledger
 from autosearch.log_lines import aim, best_so_far, float_line, result_lines, trial_line
-from autosearch.model_files import ModelFiles, remove_leftovers
+from autosearch.model_files import OTHERS_TAKE_S, ModelFiles, remove_leftovers
+from autosearch.others import Others
 from autosearch.problem import Problem
 from autosearch.records import Records
-from autosearch.samplers import History, Known, Proposal, SeededSampler
+from autosearch.samplers import History, Known, Proposal, Sampler, SeededSampler
 from autosearch.search_log import environment
 from autosearch.space import Configuration
 from autosearch.stage import Stage
@@ -30,6 +31,9 @@ from autosearch.time_left import TimeLeft
 from autosearch.trial import Outcome, SearchResult, Trial
 from autosearch.workers import Done, Executor, Task, make_executor
 from quant.cache import StageCount
+
+_LOOK_EVERY_S = 0.5
+"""While there is nothing to do but for what other processes may leave."""
 
 
 class Run:
@@ -66,7 +70,14 @@ class Run:
         self.earlier_s = study.elapsed_s()
         self.objectives = problem.objectives.resolved(float_values)
         self.ledger = Ledger(self.objectives, float_values.get(self.objectives.names[0], 0.0))
-        self.models = KeptModels(ModelFiles(problem.models_dir), self.ledger, problem.settings.keep_models)
+        machine = study.parents.me.host if problem.is_shared else None
+        files = ModelFiles(problem.models_dir)
+        self.models = KeptModels(files, self.ledger, problem.settings.keep_models, machine)
+        self.abandoned: dict[Path, int] = {}
+        self.others: Others | None = None
+        self._dropped: list[str] = []  # digests
+        self._mine: dict[int, _Running] = {}
+        self.bar: tqdm[Any] = tqdm(disable=True)
         self.records = Records(problem.output_dir, self.ledger, source)
         self.stage = problem.plan.first
         self.before_stage = 0
@@ -85,7 +96,7 @@ class Run:
         self._recover()
         self.problem.models_dir.mkdir(parents=True, exist_ok=True)
         objective = self.problem.objective(self.objectives)
-        executor = make_executor(objective, self.problem.settings, self._abandoned())
+        executor = make_executor(objective, self.problem.settings, self.abandoned)
         try:
             reason = self._search_stages(executor)
         except BaseException:
@@ -93,6 +104,7 @@ class Run:
             for step in (self.study.release, self.records.write_best, self.records.write_log):
                 with suppress(Exception):  # the disk or the storage may be what failed
                     step()
+            self.models.delete_dropped(self._dropped)
             raise
         finally:
             executor.close()
@@ -108,34 +120,35 @@ class Run:
         earlier, abandoned = self.study.recover()
         for digest in abandoned:
             self.models.files.delete(digest)
-        if not any(trial.state in ("complete", "infeasible") for trial in earlier):
-            return
-        for trial in earlier:
-            self.ledger.add(trial)
-        self.models.take_up()
-        self.log.info("Continuing after %d trials", len(earlier))
-
-    def _abandoned(self) -> dict[Path, int]:
-        """How often earlier runs ended within the trial of a configuration that never got to its end."""
-        times = self.study.abandonments()
-        return {self.models.files.path(d): count for d, count in times.items() if d not in self.ledger.known}
+        if self.problem.is_shared or any(trial.state in ("complete", "infeasible") for trial in earlier):
+            for trial in earlier:
+                self.ledger.add(trial)
+        if self.ledger.trials:
+            self.models.take_up()
+            self.log.info("Continuing after %d trials", len(earlier))
+        for digest, count in self.study.abandonments().items():
+            if digest not in self.ledger.known:
+                self.abandoned[self.models.files.path(digest)] = count
+        if self.problem.is_shared:
+            self.others = Others(self.study, self.ledger, self.models, self.abandoned)
 
     def _remove_leftovers(self) -> None:
         """What processes were writing that were killed."""
-        problem = self.problem
-        remove_leftovers(problem.output_dir.glob(".*"))  # often the current directory: not what is below
-        remove_leftovers(problem.models_dir.glob(".*"))
-        remove_leftovers(problem.cache_dir.rglob(".*"))
+        problem, older_s = self.problem, OTHERS_TAKE_S if self.problem.is_shared else 0.0
+        remove_leftovers(problem.output_dir.glob(".*"), older_s)  # often the current directory: not below
+        remove_leftovers(problem.models_dir.glob(".*"), older_s)
+        remove_leftovers(problem.cache_dir.rglob(".*"), older_s)
 
     def _search_stages(self, executor: Executor) -> str:
         """One stage after another; why the last one ended."""
         # one bar, in the parent; tqdm itself keeps quiet where there is no terminal
         with tqdm(initial=len(self.ledger.trials), unit="trial", disable=None) as bar:
+            self.bar = bar
             stage: Stage | str = self.problem.plan.first
             while isinstance(stage, Stage):
                 self._begin(stage)
                 bar.total = self.total
-                reason = self._loop(executor, bar)
+                reason = self._loop(executor)
                 if reason is not None:
                     return reason
                 stage = self.problem.plan.after(stage, self.ledger)
@@ -150,7 +163,7 @@ class Run:
         for line in stage.space.describe(first=0).lines():
             self.log.info(line)
 
-    def _loop(self, executor: Executor, bar: tqdm[Any]) -> str | None:
+    def _loop(self, executor: Executor) -> str | None:
         """One stage; why the search ends within it, or None at the end of its space."""
         settings = self.problem.settings
         sampler = self.stage.seeded_sampler(
@@ -159,39 +172,99 @@ class Run:
         if isinstance(sampler, SeededSampler):
             self.log.info("Measuring what formats of single layers cost; the first trials combine the best")
         history = History(self.ledger.known, self.study.begin_stage(self.stage.name))
-        running: dict[int, _Running] = {}
-        exhausted = False
+        proposals = _Proposals(sampler, history)
+        running = self._mine = dict[int, _Running]()
+        is_waiting = False
         while True:
+            self._look_around()
             reason = self._stop_reason()
-            while reason is None and not exhausted and len(running) < executor.slots:
-                if self._limit_reached_with(len(running)):
+            while reason is None and len(running) < executor.slots:
+                others = 0 if self.others is None else len(self.others.running)
+                if self._limit_reached_with(len(running) + others):
                     break
-                proposal = sampler.propose(history)
-                exhausted = proposal is None
-                if proposal is not None:
-                    self._start(proposal, executor, running)
-            if not running:
+                proposal = proposals.next(self._freed())
+                if proposal is None:
+                    break
+                self._start(proposal, executor, running)
+            if running:
+                done = executor.next(self._patience_s if len(running) < executor.slots else None)
+                if done is not None:
+                    self._finish(done, running.pop(done.number), executor.slots)
+                    self.bar.set_postfix_str(self._best_so_far, refresh=False)
+                    self.bar.update()
+                continue
+            if not self._must_wait():
                 return reason
-            done = executor.next()
-            self._finish(done, running.pop(done.number), executor.slots)
-            bar.set_postfix_str(self._best_so_far, refresh=False)
-            bar.update()
+            if not is_waiting:
+                self.log.info("Waiting for %d trials of others", self._at_others)
+                is_waiting = True
+            self.interruption.wait(_LOOK_EVERY_S)
+
+    def _look_around(self) -> None:
+        """Takes up what other processes did."""
+        if self.others is None:
+            return
+        for trial in self.others.look():
+            line = trial_line(trial, self._position, self.objectives)
+            self.log.info("%s: %s; %s", trial.machine, line, self._best_so_far)
+            self.bar.update()
+        if self.others.displaced:
+            self.records.write_best()
+            self.models.delete(self.others.displaced)
+            self.others.displaced.clear()
+
+    def _freed(self) -> Iterator[Configuration]:
+        return iter(()) if self.others is None else self.others.freed(self.stage)
+
+    @property
+    def _at_others(self) -> int:
+        """How many trials of this stage other processes are at."""
+        return 0 if self.others is None else self.others.at_stage(self.stage.name)
+
+    @property
+    def _patience_s(self) -> float | None:
+        """How long a worker may have nothing to do before it is looked whether there is something."""
+        return None if self.others is None else _LOOK_EVERY_S
+
+    def _must_wait(self) -> bool:
+        """Whether others are still at something that belongs to the result, or that may come back."""
+        return bool(self._at_others) and not self.interruption.is_set()
 
     def _start(self, proposal: Proposal, executor: Executor, running: dict[int, _Running]) -> None:
         configuration, stage = proposal.configuration, self.stage
         number = self.study.start(proposal, *stage.space.trial_params(configuration), stage.name)
+        if self.others is not None and not self._is_claimed(number):
+            return
+        assert number is not None
         self.ledger.known[configuration.digest] = Known(number)
-        running[number] = _Running(configuration, datetime.now(), stage.name)
+        running[number] = _Running(configuration, datetime.now(), stage.name, self.study.parents.me.host)
         path = self.models.files.path(configuration.digest)
         judge = self.problem.judge(self.ledger.trials.values())
         executor.submit(Task(number, configuration.config, path, judge))
 
+    def _is_claimed(self, number: int | None) -> bool:
+        """Whether a trial is this process's, and within the limit that all processes share."""
+        assert self.others is not None
+        self._look_around()
+        if number is None:
+            return False
+        before = sum(other < number for other in (*self.others.running, *self._mine))
+        if not self._limit_reached_with(before):
+            return True
+        self.study.withdraw(number)
+        return False
+
     def _finish(self, done: Done, ran: _Running, slots: int) -> None:
         number, outcome = done.number, done.outcome
-        trial = self.ledger.add(ran.ended(number, outcome))
-        unwanted = self.models.take_off((trial, *self.ledger.displaced))
+        trial, is_best = self.ledger.verdict(ran.ended(number, outcome))
+        if not self.models.would_keep(trial, is_best):
+            trial = replace(trial, outcome=replace(outcome, model_path=None))
+        if not self.study.finish(trial, self.elapsed_s):
+            self._drop(trial)
+            return
+        self.ledger.add(trial)
+        unwanted = self.models.take_off((self.ledger.trials[number], *self.ledger.displaced))
         trial = self.ledger.trials[number]
-        self.study.finish(trial, self.elapsed_s)
         self.time_left.observe(ran.configuration, outcome.seconds)
         line = trial_line(trial, self._position, self.objectives)
         self.log.info("%s%s; %s%s", done.prefix, line, self._best_so_far, self._remaining(slots))
@@ -199,6 +272,16 @@ class Run:
             self.records.write_best()
         self.models.delete(unwanted)  # only now that no record names them
         self.records.write_log_if_due()
+
+    def _drop(self, trial: Trial) -> None:
+        """Leaves a trial to others, who could not know that this process was alive."""
+        assert self.others is not None
+        self._dropped.append(trial.digest)
+        self.others.forget(trial.number, trial.digest)
+        self.log.warning(
+            "trial %d [%s]: dropped: this process gave no sign of life for long, and others try it again",
+            trial.number, trial.short,
+        )  # fmt: skip
 
     def _limit_reached_with(self, running: int) -> bool:
         """Whether the trials that are running may be the last ones."""
@@ -208,7 +291,15 @@ class Run:
     def _stop_reason(self) -> str | None:
         if self.interruption.is_set():
             return "interrupted"
-        return self.ledger.hopeless() or stop_reason(self.stage.limits, self.ledger.progress(self.elapsed_s))
+        limits = self.stage.limits
+        hopeless = self.ledger.hopeless()
+        told = None if self.others is None else self.others.stop_reason(limits)
+        if hopeless is not None or told is not None:
+            return hopeless or told
+        reason = stop_reason(limits, self.ledger.progress(self.elapsed_s))
+        if reason is not None:
+            self.study.stop(reason, asdict(limits))
+        return reason
 
     @property
     def total(self) -> int | None:
@@ -257,6 +348,7 @@ class Run:
 
     def _end(self, reason: str, stages: Mapping[str, StageCount]) -> SearchResult:
         self.models.restore(lambda: self.problem.objective(self.objectives).pipeline, self.log)
+        self.models.delete_dropped(self._dropped)
         self.models.files.remove_unneeded_weights()
         ranked = self.ledger.ranked()
         result = SearchResult(
@@ -283,6 +375,7 @@ class _Running:
     configuration: Configuration
     started: datetime
     stage: str | None
+    machine: str
 
     def ended(self, number: int, outcome: Outcome) -> Trial:
         """The trial with its outcome, still to be judged."""
@@ -298,4 +391,24 @@ class _Running:
             started=self.started,
             ended=datetime.now(),
             stage=self.stage,
+            machine=self.machine,
         )
+
+
+class _Proposals:
+    """A sampler's, and after those that are free again."""
+
+    def __init__(self, sampler: Sampler, history: History) -> None:
+        self._sampler = sampler
+        self._history = history
+        self._is_exhausted = False
+
+    def next(self, freed: Iterator[Configuration]) -> Proposal | None:
+        """The next one; None while there is none."""
+        for configuration in freed:
+            return Proposal(configuration)
+        if self._is_exhausted:
+            return None
+        proposal = self._sampler.propose(self._history)
+        self._is_exhausted = proposal is None
+        return proposal

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +18,13 @@ _PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy", "optuna")
 
 
 @contextmanager
-def search_log(path: Path) -> Iterator[logging.Logger]:
+def search_log(path: Path, is_shared: bool = False) -> Iterator[logging.Logger]:
     """A logger of one search alone, which also gets what the packages warn of while it runs.
+
+    Args:
+        path: Of the file.
+        is_shared: Whether other processes may want the same file. One gets it, the others write beside it,
+            each to a file of its own, named for machine and process: lines never mix.
 
     Raises:
         OutputError: If the file cannot be written.
@@ -25,6 +32,9 @@ def search_log(path: Path) -> Iterator[logging.Logger]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(path, encoding="utf-8")
+        if is_shared and not _has_lock(handler):
+            handler.close()
+            handler = logging.FileHandler(own_log(path), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"search_log_path {str(path)!r}: cannot be written: {error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -39,6 +49,21 @@ def search_log(path: Path) -> Iterator[logging.Logger]:
         for library in libraries:
             library.removeHandler(handler)
         handler.close()
+
+
+def own_log(path: Path) -> Path:
+    """A log's path with the machine and the process in its name."""
+    return path.with_name(f"{path.stem}.{platform.node() or 'unknown'}-{os.getpid()}{path.suffix}")
+
+
+def _has_lock(handler: logging.FileHandler) -> bool:
+    """Whether the file is this process's now, until it is closed."""
+    assert handler.stream is not None
+    try:
+        fcntl.flock(handler.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another's, or a file system without locks
+        return False
+    return True
 
 
 def environment() -> str:

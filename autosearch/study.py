@@ -6,18 +6,22 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autosearch.errors import StudyError
-from autosearch.mirror import Asked, Mirror, running_trial
+from autosearch.mirror import Asked, Mirror
+from autosearch.parents import Parents, host_of
 from autosearch.samplers import Known, Proposal
-from autosearch.storage import trial_number
+from autosearch.storage import running_trial, stamp_trials, trial_number
 from autosearch.trial import Outcome, State, Trial
 from evaluators import Direction
 
@@ -34,10 +38,50 @@ _STATES: Mapping[State, TrialState] = {
     "pruned": TrialState.PRUNED,
 }
 _COUNTERS = "autosearch:counters"
+_OWNER = "owner"
+_RETRIED = "autosearch:retried"
+_STOP = "autosearch:stop"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that another process is at.
+
+    Attributes:
+        digest: Of its configuration.
+        stage: Of the search.
+    """
+
+    digest: str
+    stage: str | None
+
+
+@dataclass(frozen=True)
+class News:
+    """What happened in a study since it was looked at last.
+
+    Attributes:
+        ended: Trials of other processes.
+        freed: Trials that ended without an outcome: their configurations are to be tried again.
+        running: What other processes are at now, by number.
+        stop: Why another process ended the search, and by which limits; None if none did.
+    """
+
+    ended: tuple[Trial, ...]
+    freed: tuple[FrozenTrial, ...]
+    running: Mapping[int, Claim]
+    stop: tuple[str, Mapping[str, Any]] | None
 
 
 class SearchStudy:
-    """Trials as Optuna keeps them, read and written in this product's terms."""
+    """Trials as Optuna keeps them, read and written in this product's terms.
+
+    Several processes may share one. Each configuration is claimed by a running trial, of which one at most
+    is evaluated:
+
+    Claiming is creating the trial, in one write with its digest. Storages number trials in the order of
+    their creation; who then finds an earlier claim of the same configuration withdraws.
+    """
 
     def __init__(
         self,
@@ -45,6 +89,7 @@ class SearchStudy:
         fingerprint: Mapping[str, Any],
         directions: Sequence[Direction],
         name: str | None,
+        heartbeat_s: float | None = None,
     ) -> None:
         """Creates the study, or continues the one of this name.
 
@@ -53,6 +98,8 @@ class SearchStudy:
             fingerprint: What is searched, JSON-ready; a study continues only the same.
             directions: Of the objectives.
             name: None = one made from the fingerprint.
+            heartbeat_s: Seconds between this process's signs of life to others that search with it; None =
+                there are no others.
 
         Raises:
             StudyError: If the study of this name is of something else, with what differs.
@@ -68,12 +115,15 @@ class SearchStudy:
         self._mirror = Mirror(self.name, self.study.directions)
         self._stage: str | None = None
         self._counters: Mapping[str, int] = {}
+        self._learned: frozenset[int] = frozenset()  # trials that the mirror began with
+        self._is_shared = heartbeat_s is not None
         self._running: set[int] = set()  # of this process
         self._asked: dict[int, int] = {}  # numbers in the mirror of running trials that were asked for there
         stored = self.study.user_attrs.get(_FINGERPRINT)
         if stored is None:
             self.study.set_user_attr(_FINGERPRINT, plain)
-        elif stored != plain:
+            stored = self.study.user_attrs[_FINGERPRINT]
+        if stored != plain:
             different = ", ".join(
                 key for key in sorted({*stored, *plain}) if stored.get(key) != plain.get(key)
             )
@@ -81,15 +131,29 @@ class SearchStudy:
                 f"study {self.name!r} is of another search (its {different} differs); give another study_name"
                 " or search_output_dir, or leave study_name out"
             )
+        self.parents = Parents(storage, self._id, heartbeat_s)
+        self.parents.enter()
+        stamp_trials(storage, {_OWNER: self.parents.me.id})
+        self._settled = 0  # trials before this number have ended, and are known
+        self._told: set[int] = set()  # others that have
+
+    def leave(self) -> None:
+        """Ends the signs of life."""
+        self.parents.leave()
 
     def recover(self) -> tuple[list[Trial], list[str]]:
         """The trials of earlier runs; those that were running when their process ended are set free.
 
-        A freed trial is recorded as failed and abandoned, and its configuration is tried again.
+        A freed trial is recorded as failed and abandoned, and its configuration is tried again. Where other
+        processes may be at work, only trials whose process has certainly ended are freed, now or when they
+        are looked at; and if none succeeded so far, the failed ones are forgotten if this process is alone.
 
         Returns:
-            The trials that ended, and the digests of the freed ones' configurations.
+            The trials that ended, and the digests of the freed ones' configurations, whose models may be
+            half-written.
         """
+        if self._is_shared:
+            return list(self._recover_shared()), []
         trials, abandoned = [], []
         for frozen in self.study.get_trials(deepcopy=False):
             trial = read_trial(frozen)
@@ -106,12 +170,89 @@ class SearchStudy:
                 abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
         return trials, abandoned
 
+    def _recover_shared(self) -> Sequence[Trial]:
+        trials = self.look().ended
+        if not trials or any(trial.state in ("complete", "infeasible") for trial in trials):
+            return trials
+        if not self.parents.is_alone(self._attributes()):
+            return trials
+        self._storage.set_study_user_attr(self._id, _RETRIED, trials[-1].number)
+        return ()
+
+    def look(self) -> News:
+        """What other processes did; trials of those that have ended are set free."""
+        attributes = self._attributes()
+        trials = self.study.get_trials(deepcopy=False)
+        while self._free_ended(trials, attributes):
+            trials = self.study.get_trials(deepcopy=False)
+        ended, freed, running = [], [], {}
+        for frozen in trials[self._settled :]:
+            described = frozen.user_attrs.get(_CONFIGURATION)
+            if frozen.state is TrialState.RUNNING:
+                if described is not None and frozen.number not in self._running:
+                    running[frozen.number] = Claim(described["digest"], frozen.user_attrs.get(_STAGE))
+            elif frozen.state.is_finished() and frozen.number not in self._told | self._running:
+                self._told.add(frozen.number)
+                trial = read_trial(frozen)
+                if trial is not None and not _is_retried(trial, attributes):
+                    ended.append(trial)
+                    self.learn(frozen)
+                elif trial is None and described is not None and _REPEAT not in frozen.user_attrs:
+                    freed.append(frozen)
+        while self._settled in self._told:
+            self._told.remove(self._settled)
+            self._settled += 1
+        stop = attributes.get(_STOP)
+        return News(tuple(ended), tuple(freed), running, None if stop is None else tuple(stop))
+
+    def stop(self, reason: str, limits: Mapping[str, Any]) -> None:
+        """Lets other processes with the same limits know that they are reached."""
+        if self._is_shared:
+            self._storage.set_study_user_attr(self._id, _STOP, (reason, dict(limits)))
+
+    def _attributes(self) -> Mapping[str, Any]:
+        return self._storage.get_study_user_attrs(self._id)
+
+    def _free_ended(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> bool:
+        """Ends trials whose process has ended, and those that no process knows of; whether there were any."""
+        running = [
+            (frozen, frozen.user_attrs[_OWNER])
+            for frozen in trials[self._settled :]
+            if frozen.state is TrialState.RUNNING and _OWNER in frozen.user_attrs
+        ]
+        me = self.parents.me.id
+        ended = self.parents.ended({owner for _, owner in running}, attributes)
+        for frozen, owner in running:
+            if owner in ended:
+                self._free(frozen)
+            elif (
+                owner == me and frozen.number not in self._running
+            ):  # its creation was thought to have failed
+                self._end_if_running(frozen.number)
+        unknown = {owner for frozen, owner in running if frozen.number not in self._running}
+        return bool(unknown & {*ended, me})
+
+    def _free(self, frozen: FrozenTrial) -> None:
+        trial = read_trial(frozen)
+        if trial is not None:  # its process ended between the outcome and this
+            self._end_if_running(frozen.number, _STATES[trial.state], frozen.user_attrs[_OUTCOME]["values"])
+            return
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(self._trial_id(frozen.number), _ABANDONED, True)
+        self._end_if_running(frozen.number)
+
+    def _end_if_running(
+        self, number: int, state: TrialState = TrialState.FAIL, values: Sequence[float] | None = None
+    ) -> None:
+        with suppress(UpdateFinishedTrialError):
+            self._end(number, state, values)
+
     def abandonments(self) -> Counter[str]:
         """How often the process of a configuration's trial ended before it, by the configuration's digest."""
         return Counter(
             frozen.user_attrs[_CONFIGURATION]["digest"]
             for frozen in self.study.get_trials(deepcopy=False)
-            if _ABANDONED in frozen.user_attrs and _CONFIGURATION in frozen.user_attrs
+            if is_abandoned(frozen) and _CONFIGURATION in frozen.user_attrs
         )
 
     def begin_stage(self, stage: str | None) -> optuna.Study:
@@ -128,6 +269,7 @@ class SearchStudy:
         counters = self._storage.get_study_system_attrs(self._id).get(_COUNTERS, {}).get(stage or "", {})
         self._mirror = Mirror(self.name, self.study.directions, trials, counters)
         self._stage, self._counters = stage, counters
+        self._learned = frozenset(frozen.number for frozen in trials if frozen.state.is_finished())
         return self._mirror.study
 
     def start(
@@ -136,13 +278,16 @@ class SearchStudy:
         params: Mapping[str, Any],
         distributions: Mapping[str, BaseDistribution],
         stage: str | None = None,
-    ) -> int:
-        """Records that a configuration is being tried, in one write, and returns its number.
+    ) -> int | None:
+        """Records that a configuration is being tried.
 
         Args:
             proposal: A trial that a sampler was asked for, or a configuration alone.
             params, distributions: For the latter: the trial's parameters in the study.
             stage: Recorded with it.
+
+        Returns:
+            The trial's number; None if another process tries, or has tried, this configuration.
         """
         configuration = proposal.configuration
         described = {
@@ -156,13 +301,50 @@ class SearchStudy:
         asked = Asked(params, distributions, {})
         if proposal.trial is not None:
             asked = self._mirror.asked(proposal.trial)
-        trial_id = self._storage.create_new_trial(self._id, template_trial=running_trial(asked, attributes))
+        template = running_trial(asked.params, asked.distributions, attributes, asked.system_attrs)
+        trial_id = self._storage.create_new_trial(self._id, template_trial=template)
         number = trial_number(self._storage, trial_id)
         self._running.add(number)
         if proposal.trial is not None:
             self._asked[number] = proposal.trial.number
             self._note_counters()
-        return number
+        rival = self._rival(number, configuration.digest) if self._is_shared else None
+        if rival is None:
+            return number
+        self.withdraw(number, rival.number)
+        return None
+
+    def _rival(self, number: int, digest: str) -> FrozenTrial | None:
+        """A claim of the same configuration that this process's has to give way to."""
+        for frozen in self.study.get_trials(deepcopy=False)[self._settled :]:
+            described = frozen.user_attrs.get(_CONFIGURATION)
+            if frozen.number == number or described is None or described["digest"] != digest:
+                continue
+            if _REPEAT in frozen.user_attrs or (frozen.state.is_finished() and read_trial(frozen) is None):
+                continue
+            is_mine = frozen.user_attrs.get(_OWNER) == self.parents.me.id
+            if (
+                is_mine and frozen.state is TrialState.RUNNING
+            ):  # of the same call, which seemed to have failed
+                self._end_if_running(frozen.number)
+            elif frozen.number < number:
+                return frozen
+        return None
+
+    def withdraw(self, number: int, repeat_of: int | None = None) -> None:
+        """Ends a trial that this process began and will not evaluate.
+
+        Args:
+            number: Of the trial.
+            repeat_of: The trial that has its configuration; None = it is still to be tried.
+        """
+        if repeat_of is not None:
+            with suppress(UpdateFinishedTrialError):
+                self._storage.set_trial_user_attr(self._trial_id(number), _REPEAT, repeat_of)
+        self._end_if_running(number)
+        self._running.discard(number)
+        if number in self._asked:
+            self._mirror.tell(self._asked.pop(number), TrialState.FAIL, None, {})
 
     def _note_counters(self) -> None:
         """Keeps what samplers count, where that has changed."""
@@ -177,7 +359,7 @@ class SearchStudy:
 
     def learn(self, frozen: FrozenTrial) -> None:
         """Tells samplers of a trial of this stage that another process has finished."""
-        if frozen.user_attrs.get(_STAGE, self._stage) == self._stage:
+        if frozen.number not in self._learned and frozen.user_attrs.get(_STAGE, self._stage) == self._stage:
             self._mirror.learn(frozen)
 
     def release(self) -> None:
@@ -186,15 +368,19 @@ class SearchStudy:
         Unlike those of a process that vanished they are not suspected of having been the cause.
         """
         for number in self._running:
-            self._end(number, TrialState.FAIL)
+            self._end_if_running(number)
         self._running.clear()
 
-    def finish(self, trial: Trial, elapsed_s: float) -> None:
+    def finish(self, trial: Trial, elapsed_s: float) -> bool:
         """Records a trial's outcome and ends it.
 
         Args:
             trial: With its outcome, its values and its violations.
             elapsed_s: Of the whole search so far, for its limits after a resumption.
+
+        Returns:
+            Whether it is recorded. It is not if other processes took this one to have ended, and freed the
+            trial: its configuration is theirs now.
         """
         record = {
             "values": trial.values,
@@ -217,8 +403,22 @@ class SearchStudy:
             "ended": trial.ended.isoformat(),
             "elapsed_s": elapsed_s,
         }
-        trial_id = self._trial_id(trial.number)
+        is_recorded = True
+        try:
+            self._record(trial, record)
+        except UpdateFinishedTrialError:
+            frozen = self._storage.get_trial(self._trial_id(trial.number))
+            if not frozen.state.is_finished():
+                raise
+            is_recorded = not is_abandoned(frozen)
         self._running.discard(trial.number)
+        self._asked.pop(trial.number, None)
+        if is_recorded:
+            self._told.add(trial.number)
+        return is_recorded
+
+    def _record(self, trial: Trial, record: Mapping[str, Any]) -> None:
+        trial_id = self._trial_id(trial.number)
         for step, each in trial.outcome.intermediate.items():
             self._storage.set_trial_intermediate_value(trial_id, step, each)
         state, attributes = _STATES[trial.state], _constraint_attributes(trial.violations)
@@ -247,7 +447,7 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
     Those are repetitions of a known configuration, trials that a rule refused, and abandoned ones.
     """
     record, described = frozen.user_attrs.get(_OUTCOME), frozen.user_attrs.get(_CONFIGURATION)
-    if record is None or described is None or _REPEAT in frozen.user_attrs:
+    if record is None or described is None or _REPEAT in frozen.user_attrs or is_abandoned(frozen):
         return None
     keys = (
         "metrics",
@@ -277,7 +477,30 @@ def read_trial(frozen: FrozenTrial) -> Trial | None:
         values=None if record["values"] is None else tuple(record["values"]),
         scaled=record["scaled"],
         violations=record["violations"],
+        machine=host_of(frozen.user_attrs[_OWNER]) if _OWNER in frozen.user_attrs else None,
     )
+
+
+def is_abandoned(frozen: FrozenTrial) -> bool:
+    """Whether a trial was freed; not if its process came to its end at the same moment."""
+    return _ABANDONED in frozen.user_attrs and frozen.state is TrialState.FAIL
+
+
+def digest_of(frozen: FrozenTrial) -> str:
+    """Of the configuration of a trial that has one."""
+    digest: str = frozen.user_attrs[_CONFIGURATION]["digest"]
+    return digest
+
+
+def stage_of(frozen: FrozenTrial) -> str | None:
+    """The stage of the search that a trial belongs to."""
+    stage: str | None = frozen.user_attrs.get(_STAGE)
+    return stage
+
+
+def _is_retried(trial: Trial, attributes: Mapping[str, Any]) -> bool:
+    """Whether it failed in a run without success, after which everything was tried again."""
+    return trial.state == "failed" and trial.number <= attributes.get(_RETRIED, -1)
 
 
 def known(trial: Trial) -> Known:

@@ -76,6 +76,7 @@ class Trial:
         values: Of the objectives, in the study's order; None if it was not evaluated to the end.
         scaled: Scale times value, by metric.
         violations: By constraint, as a share of its limit; at most 0 where it is kept to.
+        machine: Where it ran, and where its model is; None if nobody knows.
     """
 
     number: int
@@ -92,6 +93,7 @@ class Trial:
     values: tuple[float, ...] | None = None
     scaled: Mapping[str, float] = field(default_factory=dict)
     violations: Mapping[str, float] = field(default_factory=dict)
+    machine: str | None = None
 
     @property
     def violated(self) -> dict[str, float]:

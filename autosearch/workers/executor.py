@@ -65,8 +65,14 @@ class Executor(Protocol):
         """Begins a trial; there are never more than `slots` of them."""
         ...
 
-    def next(self) -> Done:
+    def next(self, patience_s: float | None = None) -> Done | None:
         """Waits for any of the trials that were begun.
+
+        Args:
+            patience_s: About how long, where it does not compute them itself; None = until there is one.
+
+        Returns:
+            None if there is none in this time.
 
         Raises:
             OutputError: If a trial could not be written, and no other one could.
@@ -94,7 +100,7 @@ class InProcess:
     def submit(self, task: Task) -> None:
         self._waiting.append(task)
 
-    def next(self) -> Done:
+    def next(self, patience_s: float | None = None) -> Done:
         task = self._waiting.pop(0)
         return Done(task.number, self._objective(task.config, task.path, task.judge))
 
@@ -110,12 +116,13 @@ class Distrustful:
 
         Args:
             executor: For all other trials.
-            abandoned: How often a run ended within a trial, by the path of its model.
+            abandoned: How often a run ended within a trial, by the path of its model; a live view.
             most: Times after which a trial is taken for the cause, and has failed.
         """
         self.slots = executor.slots
         self._executor = executor
-        self._given_up = {path: times for path, times in abandoned.items() if times >= most}
+        self._abandoned = abandoned
+        self._most = most
         self._failed: list[Done] = []
 
     @property
@@ -123,8 +130,8 @@ class Distrustful:
         return self._executor.stages
 
     def submit(self, task: Task) -> None:
-        times = self._given_up.get(task.path)
-        if times is None:
+        times = self._abandoned.get(task.path, 0)
+        if times < self._most:
             self._executor.submit(task)
             return
         error = (
@@ -133,8 +140,8 @@ class Distrustful:
         )
         self._failed.append(Done(task.number, Outcome(error=error)))
 
-    def next(self) -> Done:
-        return self._failed.pop(0) if self._failed else self._executor.next()
+    def next(self, patience_s: float | None = None) -> Done | None:
+        return self._failed.pop(0) if self._failed else self._executor.next(patience_s)
 
     def close(self) -> None:
         self._executor.close()

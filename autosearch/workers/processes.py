@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -102,16 +103,20 @@ class WorkerProcesses:
         """
         self._begin(self._free(), task)
 
-    def next(self) -> Done:
-        """Waits for any of the trials that were begun.
+    def next(self, patience_s: float | None = None) -> Done | None:
+        """Waits for any of the trials that were begun; None if none is done in so many seconds.
 
         Raises:
             ConfigError: If the evaluator or the data cannot be opened in another process.
             OutputError: If a trial could not be written, and no other one could, or no worker starts.
         """
+        deadline = None if patience_s is None else time.monotonic() + patience_s
         while not self._done:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
             handles = {handle: worker for worker in self._workers.values() for handle in worker.handles}
-            for worker in {handles[handle] for handle in wait(list(handles), self._patience_s())}:
+            for worker in {handles[handle] for handle in wait(list(handles), self._patience_s(left))}:
                 self._read(worker)
             for worker in list(self._workers.values()):
                 if self._timeout_s is not None and worker.waited_s >= self._timeout_s:
@@ -145,12 +150,13 @@ class WorkerProcesses:
                 f" cannot travel (sessions, locks, open files) when it is called, {_ELSE}"
             ) from error
 
-    def _patience_s(self) -> float | None:
-        """Until the first trial that runs may be given up."""
+    def _patience_s(self, left: float | None) -> float | None:
+        """Until the first trial that runs may be given up, or nobody waits any more."""
         if self._timeout_s is None:
-            return None
+            return left
         running = [worker for worker in self._workers.values() if worker.task is not None]
-        return max(0.0, min(self._timeout_s - worker.waited_s for worker in running))
+        until = max(0.0, min(self._timeout_s - worker.waited_s for worker in running))
+        return until if left is None else min(until, left)
 
     def _read(self, worker: WorkerProcess) -> None:
         """Takes up what a worker sent; another process takes its place if it has ended."""

@@ -10,11 +10,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState, create_trial
 
-from autosearch.mirror import Asked, Mirror, running_trial
+from autosearch.mirror import Mirror
 from autosearch.samplers import History, make_sampler
 from autosearch.samplers.contract import Known, Proposal
 from autosearch.space import SearchSpace
-from autosearch.storage import open_storage, sqlite_url
+from autosearch.storage import open_storage, running_trial, sqlite_url
 from autosearch.study import SearchStudy, known
 from autosearch.trial import Trial
 from tests.autosearch.trials import make_trial
@@ -134,7 +134,7 @@ def test_parameters_written_together_are_read_as_optuna_writes_them(tmp_path: Pa
     params = {
         name: 0.25 if isinstance(own, FloatDistribution) else None for name, own in distributions.items()
     }
-    template = running_trial(Asked(params, distributions, {"noted": 1}), {"stage": "s"})
+    template = running_trial(params, distributions, {"stage": "s"}, {"noted": 1})
     read = []
     for name, storage in (
         ("ours", open_storage(f"sqlite:///{tmp_path}/ours.db")),
@@ -150,5 +150,5 @@ def test_parameters_written_together_are_read_as_optuna_writes_them(tmp_path: Pa
 
 
 def test_a_mirror_leaves_out_what_has_not_ended() -> None:
-    running = running_trial(Asked({}, {}, {}), {})
+    running = running_trial({}, {}, {})
     assert Mirror("s", [optuna.study.StudyDirection.MINIMIZE], [running]).study.trials == []

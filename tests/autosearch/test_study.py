@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import sqlite3
 from contextlib import closing
 from datetime import timedelta
@@ -52,7 +53,7 @@ def test_what_is_recorded_is_read_again(url: str, space: SearchSpace) -> None:
         "params": dict(configuration.params),
         "config": configuration.config.to_dict(),
     }
-    ended = [make_trial(number, 0.5, **described)]
+    ended = [make_trial(number, 0.5, machine=platform.node(), **described)]
     study.finish(ended[0], 1.5)
     failed = begin(study, space, 3)
     configuration = list(space)[3]
