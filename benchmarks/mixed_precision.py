@@ -1,136 +1,224 @@
-"""Automatic mixed precision on models that plain int8 breaks, and what it costs.
+"""Searches of a number format for every layer: what seeds bring, what TPE saves, what a trial costs.
 
-python -m benchmarks.mixed_precision [model.onnx data.npz input]
+    python -m benchmarks.mixed_precision hypervolume MODEL.onnx ... --data CALIB.npz --test TEST.npz
+    python -m benchmarks.mixed_precision trials MODEL.onnx --data CALIB.npz --test TEST.npz
+    python -m benchmarks.mixed_precision cost MODEL.onnx --data CALIB.npz --test TEST.npz
 
-Error is relative to the best guess without a model, of the worst part of the outputs; agree is the share of
-samples with the float model's class. The floor is the float model's own time for what is measured: groups
-x batches. A model that is named gets outliers in its residual stream first, if it is a transformer: a
-constant is added to two channels of the first sum that a LayerNormalization reads, and the gains of all
-LayerNormalizations are fitted to what they gave before.
+hypervolume: accuracy against average bitwidth after --trials trials of TPE, with and without the trials that
+sensitivities propose; as a share of the rectangle between accuracy 0 and 1 and the least and the greatest
+bitwidth of the space. Two spaces: fixed point, as MASE has it, and mxint.
+
+trials: until TPE, and until brute force in random order, meet the best of a space that can be exhausted;
+every configuration is evaluated once before, and both are told these values.
+
+cost: of a trial of a layer-wise search by TPE, against one session and one pass of its model over the
+evaluation data, measured right after the search, with the same files. The median over trials.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import logging
+import tempfile
 import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnxruntime as ort
-from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
 
-from quant import CalibrationData, FloatModel, Pipeline, QuantConfig
-from tests.quant.mixed_precision.models import detector, encoder, recurrent, swish
+from autosearch import AutoSearch, SearchResult
+from autosearch.job import DataSource, load_data, load_labels
+from autosearch.mirror import Mirror
+from autosearch.pareto import hypervolume
+from autosearch.problem import threads_per_worker
+from autosearch.samplers import History, Known, make_sampler
+from autosearch.space import SearchSpace, layer_sites
+from evaluators import ClassificationEvaluator, SessionSettings
+from quant import QuantConfig, load_float_model
 
-Feeds = list[dict[str, NDArray[np.float32]]]
+FIXED_POINT = {
+    "name": ["integer"],
+    "data_in_width": [4, 6, 8],
+    "data_in_frac_width": [2, 4, 6],
+    "weight_width": [2, 3, 4, 6, 8],
+    "weight_frac_width": [1, 3, 5, 7],
+}
+MXINT = {
+    "name": ["mxint"],
+    "data_in_width": [8],
+    "weight_width": [2, 3, 4, 5, 6, 8],
+    "weight_block_size": [[16]],
+}
+SPACES = {"fixed point": (FIXED_POINT, (2.0, 8.0)), "mxint": (MXINT, (2.5, 8.5))}
+"""Choices of every layer with weights, and the least and greatest average bitwidth."""
 
-OUTLIERS = {3: 60.0, 40: -45.0}
-"""Channel -> what is added to it."""
+TYPES = ("Conv", "ConvTranspose", "Gemm", "linear")
+EXHAUSTIBLE = {
+    "name": ["integer"],
+    "data_in_width": [8],
+    "data_in_frac_width": [3, 5],
+    "weight_width": [2, 3, 4, 6],
+    "weight_frac_width": [3, 5],
+}
+"""With one choice for each type of layer."""
 
-
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="*", help="a transformer, an archive and the name of its input")
-    given = parser.parse_args().model
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    cases = {make.__name__: make() for make in (encoder, detector, swish, recurrent)}
-    if given:
-        path, archive, name = given
-        with np.load(archive) as arrays:
-            samples = arrays[name]
-        feeds = [{name: samples[start : start + 32]} for start in range(0, len(samples), 32)]
-        cases[Path(path).stem] = (onnx.load(path), feeds)
-        cases[f"{Path(path).stem} with outliers"] = (with_outliers(onnx.load(path), feeds), feeds)
-    print(f"{'model':28} {'granularity':11} {'groups':>6} {'wide':>4} {'error':>19} {'agree':>12}", end="")
-    print(f" {'8-bit MACs':>10} {'weights':>7} {'activations':>11} {'seconds':>7} {'floor':>6}")
-    for title, (model, feeds) in cases.items():
-        for granularity in ("tensor", "node", "block"):
-            report(title, model, feeds, granularity)
-
-
-def report(title: str, model: onnx.ModelProto, feeds: Feeds, granularity: str) -> None:
-    """Prints a line."""
-    data = model.SerializeToString()
-    float_model = FloatModel(Path(title), ir.from_proto(model), hashlib.sha256(data).hexdigest())
-    pipeline = Pipeline(float_model, CalibrationData(feeds), threads=1)
-    plain = pipeline.quantize(QuantConfig(per_channel=True))
-    options = {"AutoMixprecision": {"Granularity": granularity}}
-    start = time.perf_counter()
-    mixed = pipeline.quantize(QuantConfig(per_channel=True, include_auto_mp=True, extra_options=options))
-    seconds = time.perf_counter() - start
-    found = mixed.promotion
-    assert found is not None
-    measured = feeds if title == "recurrent" else feeds[: -(-32 // len(next(iter(feeds[0].values()))))]
-    start = time.perf_counter()
-    wanted = outputs(model, feeds)
-    once = (time.perf_counter() - start) * len(measured) / len(feeds)
-    agree = [
-        float((classes(wanted) == classes(outputs(q.standalone(), feeds))).mean()) for q in (plain, mixed)
-    ]
-    error = f"{found.error_before:9.3g} {found.error:9.3g}"
-    print(f"{title:28} {granularity:11} {found.groups:6} {len(found.changed):4} {error}", end="")
-    print(f"  {agree[0]:5.3f} {agree[1]:5.3f} {found.narrow.macs:10.1%} {found.narrow.weights:7.1%}", end="")
-    print(f" {found.narrow.activations:11.1%} {seconds:7.2f} {once * found.groups:6.2f}")
+SUM = {"accuracy": {"scale": 1.0}, "average_bitwidth": {"scale": 0.02}}
 
 
-def outputs(model: onnx.ModelProto, feeds: Feeds) -> NDArray[np.float32]:
-    """The first output on all feeds."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, feed)[0] for feed in feeds])
+def layers(entry: Mapping[str, Any], share: str = "layer") -> dict[str, Any]:
+    """The same choices for all layers with weights."""
+    return {"layers": {"by": "type", "share": share, **dict.fromkeys(TYPES, entry)}}
 
 
-def classes(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The greatest of every row; of a detector, where scores pass one half."""
-    return (values[..., 4:] > 0.5).astype(np.int64) if values.ndim == 3 else values.argmax(axis=-1)
+class Bench:
+    """A model and its data."""
+
+    def __init__(self, options: argparse.Namespace, model: Path) -> None:
+        self.model = load_float_model(model)
+        size = options.batch_size
+        data, test = (DataSource(path=path, batch_size=size) for path in (options.data, options.test))
+        self.data = load_data(data, self.model.inputs)
+        self.test, self.labels = load_data(test, self.model.inputs), load_labels(test)
+
+    def search(self, folder: Path, **settings: Any) -> SearchResult:
+        """Runs a search in the folder."""
+        places = {
+            "search_output_dir": str(folder / "out"),
+            "search_cache_dir": str(folder / "cache"),
+            "search_log_path": str(folder / "auto_search.log"),
+        }
+        search = AutoSearch(
+            None, {**places, **settings}, self.model, self.data, self.test, eval_labels=self.labels
+        )
+        search.search_model()
+        assert search.result is not None
+        return search.result
 
 
-def with_outliers(model: onnx.ModelProto, feeds: Feeds) -> onnx.ModelProto:
-    """The model with huge channels in its residual stream, and gains that make them small again."""
-    norms = [node for node in model.graph.node if node.op_type == "LayerNormalization"]
-    wanted = inner(model, [node.output[0] for node in norms], feeds)
-    stream = norms[0].input[0]
-    width = wanted[0].shape[-1]
-    constant = np.zeros(width, np.float32)
-    constant[list(OUTLIERS)] = list(OUTLIERS.values())
-    at = next(index for index, node in enumerate(model.graph.node) if stream in node.output)
-    for node in model.graph.node:
-        node.input[:] = [f"{stream}_shifted" if name == stream else name for name in node.input]
-    model.graph.node.insert(
-        at + 1, helper.make_node("Add", [stream, "outliers"], [f"{stream}_shifted"], "outliers")
-    )
-    model.graph.initializer.append(numpy_helper.from_array(constant, "outliers"))
-    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
-    for node, target in zip(norms, wanted, strict=True):
-        gain, shift = (initializers[name] for name in node.input[1:3])
-        (found,) = inner(model, [node.output[0]], feeds)
-        old_gain, old_shift = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in (gain, shift))
-        normal = (found - old_shift) / old_gain
-        rows, targets = (values.reshape(-1, width).astype(np.float64) for values in (normal, target))
-        centred = rows - rows.mean(axis=0)
-        slope = (centred * targets).sum(axis=0) / np.maximum((centred**2).sum(axis=0), 1e-9)
-        offset = targets.mean(axis=0) - slope * rows.mean(axis=0)
-        gain.CopyFrom(numpy_helper.from_array(slope.astype(np.float32), gain.name))
-        shift.CopyFrom(numpy_helper.from_array(offset.astype(np.float32), shift.name))
-    return model
+def compare_seeds(options: argparse.Namespace) -> None:
+    """Prints hypervolumes with and without seeds."""
+    for path in options.model:
+        bench = Bench(options, path)
+        for name, (entry, (least, greatest)) in SPACES.items():
+            means = []
+            for seed_trials in (0, None):
+                volumes, seconds = [], []
+                for seed in range(options.seeds):
+                    with tempfile.TemporaryDirectory() as folder:
+                        start = time.perf_counter()
+                        result = bench.search(
+                            Path(folder),
+                            search_space=layers(entry),
+                            search_algo="TPE",
+                            metrics={"accuracy": {}, "average_bitwidth": {}},
+                            seed_trials=seed_trials,
+                            search_seed=seed,
+                            search_stop_condition={"iteration_limit": options.trials},
+                            keep_models="best",
+                        )
+                        seconds.append(time.perf_counter() - start)
+                    volumes.append(_volume(result, least, greatest))
+                means.append(float(np.mean(volumes)))
+                kind = "plain TPE" if seed_trials == 0 else "seeded TPE"
+                shown = " ".join(f"{volume:.3f}" for volume in volumes)
+                print(
+                    f"{path.stem:14} {name:12} {kind:11} mean {means[-1]:.4f} ({shown}),"
+                    f" {np.mean(seconds):.1f} s a search",
+                    flush=True,
+                )
+            print(f"{path.stem:14} {name:12} ratio {means[1] / means[0]:.2f}")
 
 
-def inner(model: onnx.ModelProto, names: list[str], feeds: Feeds) -> list[NDArray[np.float32]]:
-    """Values of inner tensors on all feeds."""
-    wider = onnx.ModelProto()
-    wider.CopyFrom(model)
-    wider.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
-    session = ort.InferenceSession(wider.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = [session.run(names, feed) for feed in feeds]
-    return [np.concatenate(values) for values in zip(*found, strict=True)]
+def _volume(result: SearchResult, least: float, greatest: float) -> float:
+    """Share of the rectangle that the trials dominate."""
+    complete = [trial.outcome.measured for trial in result.trials if trial.state == "complete"]
+    losses = np.array([[1 - each["accuracy"], each["average_bitwidth"] - least] for each in complete])
+    return float(hypervolume(losses, np.array([1.0, greatest - least]))) / (greatest - least)
+
+
+def compare_samplers(options: argparse.Namespace) -> None:
+    """Prints how many trials TPE and brute force need to meet the best."""
+    bench = Bench(options, options.model[0])
+    written = layers(EXHAUSTIBLE, share="type")
+    summed = {"metrics": SUM, "sum_scaled_metrics": True, "direction": "maximize"}
+    with tempfile.TemporaryDirectory() as folder:
+        result = bench.search(
+            Path(folder), search_space=written, search_algo="grid_search", keep_models="best", **summed
+        )
+    value = {trial.digest: trial.values[0] for trial in result.trials if trial.values is not None}
+    best = max(value.values())
+    print(f"{len(value)} configurations, best {best:.4f}, met by {sum(v == best for v in value.values())}")
+    space = SearchSpace(written, layers=partial(layer_sites, bench.model, QuantConfig()))
+    means = []
+    for name in ("BruteForce", "TPE"):
+        needed = [_trials_until(best, name, space, value, seed) for seed in range(options.seeds)]
+        means.append(np.mean(needed))
+        print(f"{name:11} {needed}, mean {means[-1]:.1f}")
+    print(f"ratio {means[1] / means[0]:.2f}")
+
+
+def _trials_until(best: float, name: str, space: SearchSpace, value: Mapping[str, float], seed: int) -> int:
+    mirror = Mirror("benchmark", [StudyDirection.MAXIMIZE])
+    sampler, known = make_sampler(name, space, seed), dict[str, Known]()
+    history = History(known, mirror.study)
+    for number in range(len(value)):
+        proposal = sampler.propose(history)
+        assert proposal is not None and proposal.trial is not None
+        digest = proposal.configuration.digest
+        known[digest] = Known(number, (value[digest],))
+        mirror.tell(proposal.trial.number, TrialState.COMPLETE, [value[digest]], {})
+        if value[digest] == best:
+            return number + 1
+    raise AssertionError("the best is in the space")
+
+
+def cost_of_a_trial(options: argparse.Namespace) -> None:
+    """Prints the seconds of a trial and of the least that it could take."""
+    for path in options.model:
+        bench = Bench(options, path)
+        with tempfile.TemporaryDirectory() as folder:
+            result = bench.search(
+                Path(folder),
+                search_space=layers(FIXED_POINT),
+                search_algo="TPE",
+                metrics={"accuracy": {}, "average_bitwidth": {}},
+                seed_trials=0,
+                search_stop_condition={"iteration_limit": options.trials},
+                keep_models="all",
+            )
+            trials = sorted(result.trials, key=lambda trial: trial.ended)
+            apart = [(later.ended - earlier.ended).total_seconds() for earlier, later in pairwise(trials)]
+            models = [Path(trial.outcome.model_path) for trial in trials if trial.outcome.model_path]
+            settings = SessionSettings(threads=threads_per_worker(1))
+            evaluator = ClassificationEvaluator(bench.test, bench.labels, session_settings=settings)
+            floors = []
+            for model in models:
+                start = time.perf_counter()
+                evaluator.evaluate(model, (("session.disable_quant_qdq", "1"),))
+                floors.append(time.perf_counter() - start)
+        trial, floor = np.median(apart), np.median(floors)
+        times = f"trial {1e3 * trial:.1f} ms, session and pass {1e3 * floor:.1f} ms"
+        print(f"{path.stem:14} {times}: {trial / floor:.2f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("what", choices=("hypervolume", "trials", "cost"))
+    parser.add_argument("model", nargs="+", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="calibration data, .npz")
+    parser.add_argument("--test", type=Path, required=True, help="evaluation data with labels, .npz")
+    parser.add_argument("--batch-size", type=int, default=100)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=None, help="5 searches; 10 for trials")
+    options = parser.parse_args(arguments)
+    options.seeds = options.seeds or (10 if options.what == "trials" else 5)
+    run = {"hypervolume": compare_seeds, "trials": compare_samplers, "cost": cost_of_a_trial}
+    run[options.what](options)
 
 
 if __name__ == "__main__":
