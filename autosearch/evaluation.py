@@ -69,6 +69,11 @@ class Evaluation:
         """Hardware metrics of running a model."""
         return {} if self.timed is None else self.timed.evaluate(cost, path, entries)
 
+    def notes(self, cost: ModelCost) -> tuple[str, ...]:
+        """What a reader of a model's hardware metrics has to know, in sentences."""
+        parts = (each for each in (self.static, self.timed) if each is not None)
+        return tuple(chain.from_iterable(part.notes(cost) for part in parts))
+
     def of_float_model(self, path: Path, cost: ModelCost | None) -> dict[str, float]:
         """The float model's own value of every metric that it has one of.
 

@@ -139,6 +139,7 @@ class Objective:
         steps.begin("evaluate")
         metrics = self._evaluate(path, entries, judge, steps)
         steps.hardware |= self.evaluation.by_running(quantized.cost, path, entries)
+        steps.notes = self.evaluation.notes(quantized.cost)
         steps.end()
         values = self.objectives.values({**metrics, **steps.hardware})
         if values is None or any(map(math.isnan, values)):
@@ -172,6 +173,7 @@ class _Steps:
     intermediate: dict[int, float] = field(default_factory=dict)
     model_path: str | None = None
     promotion: str | None = None
+    notes: tuple[str, ...] = ()
     _step: str = ""
     _start: float = 0.0
 
@@ -188,5 +190,6 @@ class _Steps:
             intermediate=self.intermediate,
             promotion=self.promotion,
             hardware=self.hardware,
+            notes=self.notes,
             **others,
         )

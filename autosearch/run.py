@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -82,6 +82,7 @@ class Run:
         self.stage = problem.plan.first
         self.before_stage = 0
         self.time_left = TimeLeft(self.stage.space, self.stage.later)
+        self._noted = set[str]()
 
     @property
     def elapsed_s(self) -> float:
@@ -268,6 +269,7 @@ class Run:
         self.time_left.observe(ran.configuration, outcome.seconds)
         line = trial_line(trial, self._position, self.objectives)
         self.log.info("%s%s; %s%s", done.prefix, line, self._best_so_far, self._remaining(slots))
+        self._note(outcome.notes)
         if trial is self.ledger.best or (trial.is_candidate and not self.objectives.is_single):
             self.records.write_best()
         self.models.delete(unwanted)  # only now that no record names them
@@ -282,6 +284,13 @@ class Run:
             "trial %d [%s]: dropped: this process gave no sign of life for long, and others try it again",
             trial.number, trial.short,
         )  # fmt: skip
+
+    def _note(self, notes: Iterable[str]) -> None:
+        """What holds for many trials is said with the first of them."""
+        for note in notes:
+            if note not in self._noted:
+                self.log.warning("%s%s", note[0].upper(), note[1:])
+                self._noted.add(note)
 
     def _limit_reached_with(self, running: int) -> bool:
         """Whether the trials that are running may be the last ones."""

@@ -142,7 +142,9 @@ def _classification(
 ) -> ClassificationEvaluator:
     labels = _labels(place, bench)
     given = options.merged(_LABELLED, ("output", "average", "from_logits"))
-    return ClassificationEvaluator(bench.data, labels, session_settings=bench.session_settings, **given)
+    return ClassificationEvaluator(
+        bench.data, labels, float_model=bench.float_model, session_settings=bench.session_settings, **given
+    )
 
 
 def _top_k(name: str, place: str, bench: Bench, options: MetricOptions) -> AccuracyEvaluator:

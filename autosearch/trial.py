@@ -29,6 +29,7 @@ class Outcome:
         pruned_at: The percentage after which evaluation was given up; None if it was not.
         hardware: Value by metric name, of hardware.
         infeasible: Whether it was not evaluated, because its hardware metrics break a constraint.
+        notes: What a reader of the hardware metrics has to know, in sentences.
     """
 
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class Outcome:
     promotion: str | None = None
     hardware: Mapping[str, float] = field(default_factory=dict)
     infeasible: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def measured(self) -> dict[str, float]:

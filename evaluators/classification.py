@@ -36,6 +36,8 @@ class ClassificationEvaluator:
         from_logits: Whether scores are logits (True; logarithms of probabilities are, too) or probabilities
             (False). None: probabilities where the output is that of a Softmax, quantized or not; else
             logits if some of them are below 0 or above 1; else it is an error.
+        float_model: What models are made of. Its scores then decide for all of them, once: those of a
+            candidate may all lie between 0 and 1 and be logits. None: each model's own decide.
         session_settings: How models are run.
 
     Raises:
@@ -51,6 +53,7 @@ class ClassificationEvaluator:
         top_k: int = 1,
         average: Average = "micro",
         from_logits: bool | None = None,
+        float_model: str | Path | None = None,
         session_settings: SessionSettings | None = None,
     ) -> None:
         self._accuracy = accuracy_metric(top_k, average)
@@ -60,6 +63,8 @@ class ClassificationEvaluator:
         self._top_k = top_k
         self._average = average
         self._from_logits = from_logits
+        self._float_model = None if float_model is None else Path(float_model)
+        self._decision = from_logits
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -73,22 +78,25 @@ class ClassificationEvaluator:
         return f"{self._accuracy.name} and loss ({options}) of {self._data.identity}"
 
     def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
-        """Accuracy and loss of one model.
+        """Accuracy and loss of one model; before the first candidate, the float model has its turn.
 
         Raises:
             EvaluationError: If the model does not run, its scores do not fit the labels, are NaN, or are
-                not what `from_logits` says.
+                not what `from_logits` says; or if the float model's may be either.
         """
+        is_float_model = self._float_model is not None and Path(model_path) == self._float_model
+        if self._decision is None and self._float_model is not None and not is_float_model:
+            self.evaluate(self._float_model)
         model = self._data.open(model_path, session_config)
-        loss = _Loss(self._from_logits, model_path, model[1])
+        loss = _Loss(self._decision, model_path, model[1])
         hits = Hits(self._top_k)
         for scores, labels in self._data.batches(model):
             hits.add(scores, labels)
             loss.add(scores, labels)
-        return {
-            self._accuracy.name: hits.share(self._average),
-            "loss": loss.total() / self._data.count,
-        }
+        values = {self._accuracy.name: hits.share(self._average), "loss": loss.total() / self._data.count}
+        if is_float_model:
+            self._decision = loss.from_logits
+        return values
 
 
 class _Loss:
@@ -102,6 +110,11 @@ class _Loss:
         self._logits = from_logits is not False
         self._sum = 0.0
         self._low, self._high = math.inf, -math.inf
+
+    @property
+    def from_logits(self) -> bool:
+        """What the scores are taken for."""
+        return self._logits
 
     def add(self, scores: NDArray[Any], labels: Labels) -> None:
         if not scores.size:

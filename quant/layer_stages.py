@@ -24,7 +24,7 @@ from quant.errors import QuantizationError
 from quant.formats import Format
 from quant.graph.shapes import runtime_shapes
 from quant.graph_stages import GraphStages, Transformed
-from quant.layers import QuantizableLayer, layers_of
+from quant.layers import QuantizableLayer, layers_of, module_paths
 from quant.layers.assignment import Assignment, Constant, Edge, assign
 from quant.layers.base_model import BaseModel, base_model
 from quant.layers.binding import bind_activation, bind_constant
@@ -143,7 +143,8 @@ class LayerStages(GraphStages):
         inserted = frozenset(transformed.inserted)
 
         def compute() -> tuple[QuantizableLayer, ...]:
-            return tuple(layer for layer in layers_of(transformed.model.graph) if layer.name not in inserted)
+            found = layers_of(transformed.model.graph, module_paths(self.float_model.model.graph))
+            return tuple(layer for layer in found if layer.name not in inserted)
 
         return self.cache.get(_LAYERS, {"of": transformed.key}, compute)
 

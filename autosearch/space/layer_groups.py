@@ -17,7 +17,7 @@ from quant import FloatModel, QuantConfig
 from quant.errors import ConfigError
 from quant.formats import ROLES
 from quant.graph.prepare import prepare
-from quant.layers import check_keys, key_of, layers_of
+from quant.layers import keys_of, layers_of, module_paths
 from quant.mixed_precision.blocks import blocks
 from quant.requirements import required_opset
 
@@ -31,12 +31,19 @@ class LayerSite:
         words: What its type is called, the most specific word first.
         roles: Of data_in, weight and bias those that it has.
         block: Number of the block of the model that it is in.
+        module: Path of the module of PyTorch that it computes; empty where that is not known.
     """
 
     name: str
     words: tuple[str, ...]
     roles: tuple[str, ...] = ROLES
     block: int = 0
+    module: str = ""
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether it multiplies by constants."""
+        return "weight" in self.roles
 
 
 Sites: TypeAlias = Callable[[], Sequence[LayerSite]]
@@ -51,7 +58,7 @@ def layer_sites(float_model: FloatModel, config: QuantConfig) -> tuple[LayerSite
     """
     subgraphs = config.extra_options.EnableSubgraph
     model, _ = prepare(float_model.model, config.optimize_model, required_opset(config), subgraphs=subgraphs)
-    layers = layers_of(model.graph)
+    layers = layers_of(model.graph, module_paths(float_model.model.graph))
     named = {layer.name for layer in layers}
     numbers: dict[str, int] = {}
     inhabited = ([node.name or "" for node in block] for block in blocks(tuple(model.graph)))
@@ -63,6 +70,7 @@ def layer_sites(float_model: FloatModel, config: QuantConfig) -> tuple[LayerSite
             layer.words,
             ("data_in", *(["weight"] if layer.weight else []), *(["bias"] if layer.bias else [])),
             numbers[layer.name],
+            layer.module,
         )
         for layer in layers
     )
@@ -183,13 +191,13 @@ def layer_groups(table: Table, sites: Sequence[LayerSite], place: str) -> tuple[
     A layer that has no entry, or one that leaves it in float whatever is chosen, is in none.
 
     Raises:
-        ConfigError: If the table names a layer that the model does not have, if a format lacks a
-            parameter, or if no layer is left.
+        ConfigError: If the table names a layer that the model does not have, or several at once, if a
+            format lacks a parameter, or if no layer is left.
     """
-    check_keys(table.entries, table.by, sites, place)
+    keys = keys_of(table.entries, table.by, sites, place)
     members: dict[tuple[str, str], list[LayerSite]] = {}
     for site in sites:
-        key = key_of(table.entries, table.by, site)
+        key = keys.get(site.name)
         if key is not None:
             members.setdefault((key, _unit(table.entries[key], site)), []).append(site)
     builder, taken = _Builder(), set[str]()

@@ -10,7 +10,7 @@ from pydantic import PlainSerializer, PlainValidator
 
 from quant.errors import ConfigError, nearest
 from quant.formats import FLOAT, ROLES, Format, LayerFormats, format_family, layer_formats, make_format
-from quant.layers.table import BY, DEFAULT, By, Named, check_keys, check_patterns, check_types, entry_of
+from quant.layers.table import BY, DEFAULT, By, Named, check_patterns, check_types, keys_of
 
 Value: TypeAlias = str | bool | int | float | tuple[Any, ...] | None
 
@@ -73,7 +73,7 @@ class LayerTable:
     """Formats by layer.
 
     Attributes:
-        by: What the keys are: ``name`` (of nodes, and after them types), ``type`` or ``pattern``.
+        by: What the keys are: ``name`` (of nodes or modules, and after them types), ``type`` or ``pattern``.
         entries: By key, in the order given; the key ``default`` is for all layers without another.
     """
 
@@ -105,12 +105,10 @@ class LayerTable:
         """The entry of every layer that has one, by its name.
 
         Raises:
-            ConfigError: If a key stands for no layer.
+            ConfigError: If a key stands for no layer, or for several.
         """
         table = dict(self.entries)
-        check_keys(table, self.by, layers, "layers")
-        found = {layer.name: entry_of(table, self.by, layer) for layer in layers}
-        return {name: entry for name, entry in found.items() if entry is not None}
+        return {name: table[key] for name, key in keys_of(table, self.by, layers, "layers").items()}
 
     def formats(self) -> Iterator[tuple[str, Format]]:
         """All formats that some layer may have, with the role: "data_in", "weight" or "bias"."""

@@ -49,12 +49,13 @@ def prepare(
     model.ir_version = max(model.ir_version, IR_VERSION)  # below 4, initializers must be inputs
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _name_nodes(model.graph)  # by the positions that they have in the user's model, whatever the opset
     if (model.opset_imports.get("") or 0) < opset:
         resized = _resized_before_opset_11(model)
         model = _convert(model, opset)
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
         _keep_coordinates(model, resized)
-    _name_nodes(model.graph)
+        _name_nodes(model.graph)  # those that the conversion added
     skipped: tuple[Skip, ...] = ()
     if optimize:
         drop_identities(model.graph)
@@ -171,11 +172,12 @@ def _free_names(graph: ir.Graph, subgraphs: bool) -> None:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Gives every nameless node, and every second one of a name, a name of its own."""
+    """Gives every nameless node, and every second one of a name, a name that no node has."""
+    given = {node.name for node in graph}
     taken: set[str] = set()
     for index, node in enumerate(graph):
         name = node.name or f"{node.op_type}_{index}"
-        while name in taken:
+        while name in taken or (name in given and name != node.name):
             name = f"{name}_{index}"
         node.name = name
         taken.add(name)

@@ -1,7 +1,8 @@
 """The layers of a graph that can have number formats of their own, and what a table says of them."""
 
 from quant.layers.layer import Operand, QuantizableLayer, layers_of
-from quant.layers.table import BY, DEFAULT, By, check_keys, entry_of, key_of
+from quant.layers.modules import module_paths
+from quant.layers.table import BY, DEFAULT, By, keys_of
 
 __all__ = [
     "BY",
@@ -9,8 +10,7 @@ __all__ = [
     "By",
     "Operand",
     "QuantizableLayer",
-    "check_keys",
-    "entry_of",
-    "key_of",
+    "keys_of",
     "layers_of",
+    "module_paths",
 ]

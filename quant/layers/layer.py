@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -44,6 +45,7 @@ class QuantizableLayer:
         data_inputs: Positions of its data inputs, which are computed float32 tensors.
         weight: Its constant weight, or None.
         bias: Its constant bias, or None.
+        module: Path of the module of PyTorch that it computes; empty where that is not known.
     """
 
     node: ir.Node
@@ -51,11 +53,17 @@ class QuantizableLayer:
     data_inputs: tuple[int, ...]
     weight: Operand | None = None
     bias: Operand | None = None
+    module: str = ""
 
     @property
     def name(self) -> str:
         """Of the node."""
         return self.node.name or ""
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether it multiplies by constants."""
+        return self.weight is not None
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -74,7 +82,7 @@ class QuantizableLayer:
         return self.words[0]
 
 
-def layers_of(graph: ir.Graph) -> tuple[QuantizableLayer, ...]:
+def layers_of(graph: ir.Graph, modules: Mapping[str, str] | None = None) -> tuple[QuantizableLayer, ...]:
     """The layers of a graph, in its order.
 
     They are products (Conv, ConvTranspose, Gemm, MatMul), sums, activation functions and normalisations of
@@ -85,6 +93,7 @@ def layers_of(graph: ir.Graph) -> tuple[QuantizableLayer, ...]:
 
     Args:
         graph: A prepared graph: nodes named and sorted, types known, constants as initializers.
+        modules: Of the float model's nodes: `module_paths`.
     """
     layers, merged = list[QuantizableLayer](), set[ir.Node]()
     for node in graph:
@@ -92,7 +101,7 @@ def layers_of(graph: ir.Graph) -> tuple[QuantizableLayer, ...]:
             continue
         layer = _product(node) if node.op_type in WEIGHTED else _other(node)
         if layer is not None:
-            layers.append(layer)
+            layers.append(replace(layer, module=(modules or {}).get(layer.name, "")))
             merged |= {layer.bias.node} if layer.bias is not None else set()
     return tuple(layers)
 

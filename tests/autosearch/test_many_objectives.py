@@ -441,3 +441,30 @@ def test_a_contradicting_direction_is_in_the_log(
         "metrics.score.direction: 'maximize' with scale 1 prefers higher"
         in Path(settings["search_log_path"]).read_text()
     )
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_what_latency_is_of_is_said_once(
+    model: Path, feeds: Feeds, settings: dict[str, Any], n_jobs: int
+) -> None:
+    """Logarithmic numbers are emulated, int8 is not; both are trials."""
+    entries = {"name": ["int8", "log"], "data_in_width": [4, 6], "weight_width": [4, 6]}
+    changes = {
+        "search_space": {"layers": {"share": "all", "default": entries}},
+        "metrics": {"L2": {"scale": 1.0}, "latency": {"scale": 0.1}},
+        "metric_options": {"latency": {"runs": 3, "warmup": 1}},
+        "search_evaluator": None,
+        "n_jobs": n_jobs,
+    }
+    made = AutoSearch(None, {**settings, **changes}, model, feeds)
+    made.search_model()
+    trials = result(made).trials
+    assert [trial.state for trial in trials] == ["complete"] * 5
+    for trial in trials:
+        measured = trial.outcome.measured
+        assert trial.values == (measured["L2"], pytest.approx(0.1 * measured["latency"]))
+        assert {"latency", "latency_spread", "latency_ratio"} <= set(trial.outcome.hardware)
+        assert all(value > 0 for value in trial.outcome.hardware.values())
+        assert bool(trial.outcome.notes) == ("'name': 'log'" in str(trial.config["layers"]))
+    log = Path(settings["search_log_path"]).read_text()
+    assert log.count("Latency is that of an emulation") == 1

@@ -235,8 +235,14 @@ def test_a_classifier_is_searched(name: str, here: Path, capsys: pytest.CaptureF
     assert "Best trial(s):\n|    |" in capsys.readouterr().out
 
 
-def test_average_bitwidth_is_of_the_searched_layers(here: Path) -> None:
-    """One searched layer of three: its own width, not a mean with the float ones."""
+@pytest.mark.parametrize(
+    "name", ["seq_blocks_2", "/seq_blocks/seq_blocks.2/Gemm"], ids=["mase", "torch.onnx"]
+)
+def test_average_bitwidth_is_of_the_searched_layers(name: str, here: Path) -> None:
+    """One searched layer of three, by MASE's name: its own width, not a mean with the float ones."""
+    model = onnx.load(here / "jets.onnx")
+    model.graph.node[2].name = name
+    onnx.save(model, here / "jets.onnx")
     content = (FILES / "brute.toml").read_text().split("[search.search_space.seed.linear.config]")
     kept = content[1][content[1].index("[search.search_space.seed.seq_blocks_2") :]
     kept = kept.replace("data_in_width = [4, 8]", "data_in_width = 8").replace(
@@ -249,7 +255,7 @@ def test_average_bitwidth_is_of_the_searched_layers(here: Path) -> None:
     assert len(log) == 3
     widths = {
         (
-            each["user_attrs_sampled_config"]["seq_blocks_2"]["config"]["weight_width"],
+            each["user_attrs_sampled_config"][name]["config"]["weight_width"],
             each["user_attrs_hardware_metrics"]["average_bitwidth"],
         )
         for each in log.values()

@@ -181,6 +181,44 @@ def test_what_may_be_either_is_asked_for(identity):
     assert said["loss"] == pytest.approx(mean_loss(probabilities.astype(np.float64), labels), rel=1e-6)
 
 
+@pytest.fixture
+def squashed(tmp_path):
+    """A candidate of `identity`, whose logits all lie between 0 and 1."""
+    return affine(tmp_path / "squashed.onnx", scale=0.01, shift=0.5)
+
+
+@pytest.mark.parametrize("first", ["float model", "candidate"])
+def test_the_float_model_decides_for_its_candidates(identity, squashed, first):
+    logits, labels = problem()
+    with pytest.raises(EvaluationError, match="from_logits: true or false"):
+        ClassificationEvaluator(batches(logits), labels).evaluate(squashed)
+    evaluator = ClassificationEvaluator(batches(logits), labels, float_model=str(identity))
+    if first == "float model":
+        assert evaluator.evaluate(identity)["loss"] == pytest.approx(mean_loss(softmax(logits), labels))
+        evaluator = pickle.loads(pickle.dumps(evaluator))  # as workers get it
+        identity.unlink()  # and is not run again
+    expected = mean_loss(softmax(logits * 0.01 + 0.5), labels)
+    assert evaluator.evaluate(squashed)["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_float_model_that_ends_in_softmax_decides_by_its_graph(tmp_path, squashed):
+    float_model = one_node(tmp_path / "m.onnx", "Softmax", onnx.TensorProto.FLOAT, ["N", 4], axis=1)
+    logits, labels = problem()
+    evaluator = ClassificationEvaluator(batches(logits), labels, float_model=float_model)
+    scores = logits.astype(np.float64) * 0.01 + 0.5
+    shares = scores / scores.sum(axis=1, keepdims=True)
+    assert evaluator.evaluate(squashed)["loss"] == pytest.approx(mean_loss(shares, labels), rel=1e-5)
+
+
+def test_an_ambiguous_float_model_is_asked_about(identity, squashed):
+    evaluator = ClassificationEvaluator(
+        batches(softmax(problem()[0]).astype(np.float32)), problem()[1], float_model=identity
+    )
+    for model in (squashed, identity):
+        with pytest.raises(EvaluationError, match="from_logits: true or false"):
+            evaluator.evaluate(model)
+
+
 def test_logits_are_no_probabilities(identity):
     logits, labels = problem()
     with pytest.raises(EvaluationError, match="are no probabilities; from_logits is to be true"):

@@ -136,6 +136,23 @@ def test_nodes_get_names_of_their_own(names: tuple[str, str, str]) -> None:
     assert found[0][0] == (names[0] or "Relu_0")
 
 
+@pytest.mark.parametrize("opset", [21, 25])
+def test_nodes_have_the_names_of_their_positions_in_the_model_as_it_was(opset: int) -> None:
+    """Onnx replaces a Softmax of opset 12 by four nodes, one of which is at the place of another's name."""
+    nodes = [
+        node("Relu", "x", "a", name=""),
+        node("Softmax", "a", "b", name="", axis=1),
+        node("Relu", "b", "c", name="Flatten_2"),
+        node("Sigmoid", "c", "y", name=""),
+    ]
+    model = build(nodes, {"x": (2, 3, 4)}, {}, "y", opset=12)
+    prepared, _ = prepare(ir.from_proto(model), optimize=False, opset=opset)
+    names = {one.outputs[0].name: one.name for one in prepared.graph}
+    assert len(prepared.graph) > len(nodes)
+    assert len(set(names.values())) == len(prepared.graph)
+    assert {output: names[output] for output in "acy"} == {"a": "Relu_0", "c": "Flatten_2", "y": "Sigmoid_3"}
+
+
 def test_names_that_quantization_gives_are_freed() -> None:
     nodes = [
         node("MatMul", "x x_scale", "x_zero_point"),

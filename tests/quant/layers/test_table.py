@@ -1,20 +1,23 @@
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import pytest
 
 from quant import ConfigError
-from quant.layers import By, check_keys, entry_of, key_of
+from quant.layers import By, keys_of
 
 
 @dataclass
 class Layer:
     name: str
     words: tuple[str, ...] = ("conv2d", "Conv")
+    module: str = ""
+    has_weight: bool = True
 
 
-TABLE = {"default": 0, "Conv": 1, "conv2d": 2, "stem": 3, "s.*": 4, ".*m": 5}
+TABLE = ["default", "Conv", "conv2d", "stem", "s.*", ".*m"]
 
 
 @pytest.mark.parametrize(
@@ -33,13 +36,71 @@ TABLE = {"default": 0, "Conv": 1, "conv2d": 2, "stem": 3, "s.*": 4, ".*m": 5}
     ids=lambda value: value.name if isinstance(value, Layer) else value,
 )
 def test_precedence(by: By, layer: Layer, key: str) -> None:
-    assert key_of(TABLE, by, layer) == key
-    assert entry_of(TABLE, by, layer) == TABLE[key]
+    expressions, types = ["s.*", ".*m"], ["Conv", "conv2d"]
+    unfit = {"name": expressions, "type": [*expressions, "stem"], "pattern": types}[by]
+    table = [each for each in TABLE if each not in unfit]
+    others = [Layer("stem"), Layer("stem1")]
+    assert keys_of(table, by, [*others, layer], "layers")[layer.name] == key
 
 
 def test_without_a_default_other_layers_have_no_entry() -> None:
-    assert entry_of({"stem": 1}, "name", Layer("other")) is None
-    assert entry_of({"s.*": 1}, "pattern", Layer("other")) is None
+    layers = [Layer("stem"), Layer("other")]
+    assert keys_of(["stem"], "name", layers, "layers") == {"stem": "stem"}
+    assert keys_of(["s.*"], "pattern", layers, "layers") == {"stem": "s.*"}
+
+
+GEMM = Layer("/blocks/blocks.2/Gemm", ("linear", "Gemm"), "blocks.2")
+RELU = Layer("/blocks/blocks.2/Relu", ("relu", "Relu"), "blocks.2", has_weight=False)
+SECOND = Layer("/blocks/blocks.2/Gemm_1", ("linear", "Gemm"), "blocks.2")
+
+
+@pytest.mark.parametrize("key", ["blocks.2", "blocks_2"])
+def test_the_path_of_a_module_stands_for_its_layer_with_a_weight(key: str) -> None:
+    assert keys_of([key, "default"], "name", [RELU, GEMM], "layers") == {RELU.name: "default", GEMM.name: key}
+    assert keys_of([key], "name", [RELU], "layers") == {RELU.name: key}
+
+
+def test_a_path_with_dots_comes_before_one_that_looks_like_it_without() -> None:
+    layers = [Layer("a", module="blocks.2"), Layer("b", module="blocks_2")]
+    keys = ["blocks.2", "blocks_2"]
+    assert keys_of(keys, "name", layers, "layers") == {"a": "blocks.2", "b": "blocks_2"}
+
+
+def test_the_name_of_a_node_comes_before_the_path_of_another() -> None:
+    named = Layer("blocks_2", ("relu", "Relu"), "act")
+    assert keys_of(["blocks_2"], "name", [GEMM, named], "layers") == {"blocks_2": "blocks_2"}
+
+
+def test_a_type_is_never_a_path() -> None:
+    layers = [Layer("/linear/Gemm", ("linear", "Gemm"), "linear"), GEMM]
+    assert keys_of(["linear"], "name", layers, "layers") == dict.fromkeys(
+        [layer.name for layer in layers], "linear"
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "layers", "complaint"),
+    [
+        (
+            ["blocks_2"],
+            [GEMM, RELU, SECOND],
+            "layers: 'blocks_2' is the module of several layers; name one of '/blocks/blocks.2/Gemm',"
+            " '/blocks/blocks.2/Gemm_1'",
+        ),
+        (
+            [GEMM.name, "blocks_2"],
+            [GEMM],
+            "layers: '/blocks/blocks.2/Gemm' and 'blocks_2' are one layer, '/blocks/blocks.2/Gemm'",
+        ),
+        (["blocks_3"], [GEMM], "layers: no layer of the model is called 'blocks_3', .* mean 'blocks.2'"),
+    ],
+    ids=["several", "twice", "none"],
+)
+def test_paths_that_do_not_stand_for_one_layer_are_refused(
+    keys: list[str], layers: list[Layer], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint if ".*" in complaint else re.escape(complaint)):
+        keys_of(keys, "name", layers, "layers")
 
 
 @pytest.mark.parametrize(
@@ -54,9 +115,9 @@ def test_without_a_default_other_layers_have_no_entry() -> None:
 )
 def test_unknown_keys_are_refused(key: str, by: By, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        check_keys([key, "default"], by, [Layer("stem")], "search_space.layers")
+        keys_of([key, "default"], by, [Layer("stem")], "search_space.layers")
 
 
 def test_types_that_the_model_lacks_are_allowed() -> None:
-    check_keys(["default", "linear", "stem"], "name", [Layer("stem")], "layers")
-    check_keys(["default", "Gemm"], "type", [Layer("stem")], "layers")
+    keys_of(["default", "linear", "stem"], "name", [Layer("stem")], "layers")
+    keys_of(["default", "Gemm"], "type", [Layer("stem")], "layers")
