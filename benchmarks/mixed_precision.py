@@ -103,7 +103,8 @@ def compare_seeds(options: argparse.Namespace) -> None:
     """Prints hypervolumes with and without seeds."""
     for path in options.model:
         bench = Bench(options, path)
-        for name, (entry, (least, greatest)) in SPACES.items():
+        for name in options.space:
+            entry, (least, greatest) = SPACES[name]
             means = []
             for seed_trials in (0, None):
                 volumes, seconds = [], []
@@ -214,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=Path, required=True, help="evaluation data with labels, .npz")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--space", nargs="+", choices=tuple(SPACES), default=tuple(SPACES))
     parser.add_argument("--seeds", type=int, default=None, help="5 searches; 10 for trials")
     options = parser.parse_args(arguments)
     options.seeds = options.seeds or (10 if options.what == "trials" else 5)
