@@ -21,6 +21,8 @@ _START = (
     "connection = Connection(int(sys.argv[1]))\n"
     "parent, sys.path[:], sys.argv[:] = connection.recv()\n"
     "payload = connection.recv_bytes()\n"  # before the imports below, which take a second
+    "from autosearch.deferred_imports import defer_imports\n"
+    "defer_imports()\n"
     "from autosearch.workers.worker import serve\n"
     "serve(connection, parent, payload)\n"
 )
