@@ -2,10 +2,10 @@
 
     python -m benchmarks.parallel [grid] [finetune] [overhead] [memory] [--model MODEL.onnx] [--data DATA.npz]
 
-grid, finetune: trials per second with n_jobs = 2 against n_jobs = 1 on one core, from the end of every worker's
-first trial to that of the last one, each time on a cache that has the shared calibration alone. overhead: time and memory of 10 000
-trials that do nothing, in one process with SQLite. memory: what a worker has for itself while it searches on
-a model of 100 MB, beyond a process that has imported onnxruntime alone.
+grid, finetune: trials per second with n_jobs = 2 against n_jobs = 1 on one core, from the end of every
+worker's first trial to that of the last one, each time on a cache that has the shared calibration alone.
+overhead: time and memory of 10 000 trials that do nothing, in one process with SQLite. memory: what a worker
+has for itself while it searches on a model of 100 MB, beyond a process that has imported onnxruntime alone.
 """
 
 from __future__ import annotations
