@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from autosearch.errors import ConfigError
@@ -37,38 +38,33 @@ def write_log(directory: Path, trials: Sequence[Trial], objectives: int, source:
         objectives: How many there are: one is ``value``, several are ``values_0``, ``values_1`` ...
         source: Model and data, as `autosearch quantize` needs them.
     """
-    _write(directory / LOG, {str(trial.number): _logged(trial, objectives, source) for trial in trials})
+    entries = {str(trial.number): _json(_logged(trial, objectives, source)) for trial in trials}
+    _write(directory / LOG, entries)
 
 
-def write_best(directory: Path, ranked: Sequence[Trial], source: Mapping[str, Any]) -> None:
+def write_best(
+    directory: Path,
+    ranked: Sequence[Trial],
+    source: Mapping[str, Any],
+    written: Mapping[int, tuple[Trial, str]] = MappingProxyType({}),
+) -> Mapping[int, tuple[Trial, str]]:
     """The best trials by rank.
 
     Args:
         directory: Where.
         ranked: Best first; candidates, or the best trial alone if there are none.
         source: Model and data, as `autosearch quantize` needs them.
+        written: What the last call returned: trials that are as they were are not turned into text again.
+
+    Returns:
+        The trials in the file, each with its entry, by number.
     """
-    entries = {
-        str(rank): {
-            "number": trial.number,
-            "value": _value(trial),
-            "software_metrics": _finite_values(trial.outcome.metrics),
-            "hardware_metrics": _finite_values(trial.outcome.hardware),
-            "scaled_metrics": _finite_values(trial.scaled),
-            "sampled_config": sampled_config(trial),
-            "difference": finite(trial.difference),
-            "is_candidate": trial.is_candidate,
-            "violations": _finite_values(trial.violations),
-            "config": dict(trial.config),
-            "config_digest": trial.digest,
-            "model_path": trial.outcome.model_path,
-            "machine": trial.machine,
-            "model_digest": trial.outcome.model_digest,
-            "source": dict(source),
-        }
-        for rank, trial in enumerate(ranked[:MOST_BEST])
-    }
-    _write(directory / BEST, entries)
+    entries: dict[int, tuple[Trial, str]] = {}
+    for trial in ranked[:MOST_BEST]:
+        before, text = written.get(trial.number, (None, ""))
+        entries[trial.number] = trial, text if before is trial else _json(_best_entry(trial, source))
+    _write(directory / BEST, {str(rank): text for rank, (_, text) in enumerate(entries.values())})
+    return entries
 
 
 def read_entry(reference: str, trial: int | None = None) -> dict[str, Any]:
@@ -169,11 +165,35 @@ def _logged(trial: Trial, objectives: int, source: Mapping[str, Any]) -> dict[st
     }
 
 
+def _best_entry(trial: Trial, source: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "value": _value(trial),
+        "software_metrics": _finite_values(trial.outcome.metrics),
+        "hardware_metrics": _finite_values(trial.outcome.hardware),
+        "scaled_metrics": _finite_values(trial.scaled),
+        "sampled_config": sampled_config(trial),
+        "difference": finite(trial.difference),
+        "is_candidate": trial.is_candidate,
+        "violations": _finite_values(trial.violations),
+        "config": dict(trial.config),
+        "config_digest": trial.digest,
+        "model_path": trial.outcome.model_path,
+        "machine": trial.machine,
+        "model_digest": trial.outcome.model_digest,
+        "source": dict(source),
+    }
+
+
 def _milliseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def _write(path: Path, entries: Mapping[str, Any]) -> None:
-    """An object with an entry on each line."""
-    lines = (f"{json.dumps(key)}: {json.dumps(entry, allow_nan=False)}" for key, entry in entries.items())
+def _json(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, allow_nan=False)
+
+
+def _write(path: Path, entries: Mapping[str, str]) -> None:
+    """An object with an entry on each line; entries are JSON already."""
+    lines = (f"{json.dumps(key)}: {entry}" for key, entry in entries.items())
     write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +45,7 @@ class Ledger:
         self.since_best: int | None = None
         self.displaced: tuple[Trial, ...] = ()
         self._front = None if objectives.is_single else Front(len(objectives.names))
-        self._candidates = 0
+        self._candidates: list[tuple[float, tuple[float, ...], int]] = []  # standings and numbers, best first
         self._best: int | None = None
         self._causes: set[str] | None = set()  # of the failures before the first success
 
@@ -56,7 +57,7 @@ class Ledger:
     @property
     def candidates(self) -> int:
         """How many there are now."""
-        return self._candidates if self._front is None else len(self._front)
+        return len(self._candidates)
 
     def add(self, trial: Trial) -> Trial:
         """Takes up a trial that ended; returns it with its values and today's verdict."""
@@ -71,10 +72,12 @@ class Ledger:
             is_news &= joined
             trial = replace(trial, is_candidate=joined)
         for number in out:
+            del self._candidates[bisect_left(self._candidates, self._place(self.trials[number]))]
             self.trials[number] = replace(self.trials[number], is_candidate=False)
         self.trials[trial.number] = trial
         self.known[trial.digest] = known(trial)
-        self._candidates += trial.is_candidate
+        if trial.is_candidate:
+            insort(self._candidates, self._place(trial))
         self._note_failure(trial)
         if is_better:
             self._best = trial.number
@@ -118,12 +121,11 @@ class Ledger:
 
         return sorted(complete, key=place)
 
-    def best_trials(self) -> list[Trial]:
-        """The candidates, best first; without any, the best trial alone."""
-        candidates = [trial for trial in self.trials.values() if trial.is_candidate]
-        if not candidates:
+    def best_trials(self, most: int | None = None) -> list[Trial]:
+        """The candidates, or so many of them, best first; without any, the best trial alone."""
+        if not self._candidates:
             return [] if self.best is None else [self.best]
-        return sorted(candidates, key=lambda trial: (self._standing(trial), trial.number))
+        return [self.trials[number] for *_, number in self._candidates[:most]]
 
     def front(self) -> list[Trial]:
         """The Pareto front of the candidates, best in the first objective first."""
@@ -182,3 +184,7 @@ class Ledger:
     def _standing(self, trial: Trial) -> tuple[float, tuple[float, ...]]:
         """What trials of one front are compared by: lower is better."""
         return sum(trial.violated.values()), self._losses(trial)
+
+    def _place(self, trial: Trial) -> tuple[float, tuple[float, ...], int]:
+        """Among the candidates."""
+        return *self._standing(trial), trial.number

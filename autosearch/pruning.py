@@ -1,28 +1,32 @@
-"""Giving up on a trial whose error is hopeless after part of the evaluation data."""
+"""Giving up on a trial whose error is hopeless after part of the evaluation data.
+
+Optuna is imported where it is needed: a worker process without a pruner does without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
-
-import optuna
-from optuna.pruners import BasePruner, MedianPruner, PercentilePruner, ThresholdPruner
-from optuna.trial import TrialState, create_trial
+from typing import TYPE_CHECKING, Any
 
 from autosearch.errors import ConfigError
 from autosearch.trial import Trial
 from evaluators import Direction
 from quant.errors import nearest
 
+if TYPE_CHECKING:
+    from optuna import Trial as OptunaTrial
+    from optuna.pruners import BasePruner
+
 REPORT_AT = (25, 50, 75)
 """Percentages of the evaluation data after which a trial is judged; the steps of Optuna's pruners."""
 
-PRUNERS: Mapping[str, Callable[..., BasePruner]] = {
-    "median": MedianPruner,
-    "percentile": PercentilePruner,
-    "threshold": ThresholdPruner,
+PRUNERS: Mapping[str, str] = {
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "threshold": "ThresholdPruner",
 }
+"""Names of classes in `optuna.pruners`."""
 _UNABLE = ("successive_halving", "hyperband")
 
 
@@ -48,6 +52,8 @@ def make_pruner(name: str, params: Mapping[str, Any]) -> BasePruner:
     Raises:
         ConfigError: If there is none of that name, or it does not take the parameters.
     """
+    from optuna import pruners
+
     known = name.casefold()
     if known in _UNABLE:
         raise ConfigError(
@@ -57,9 +63,10 @@ def make_pruner(name: str, params: Mapping[str, Any]) -> BasePruner:
     if known not in PRUNERS:
         raise ConfigError(f"search_pruner: unknown pruner {name!r}{nearest(name, PRUNERS)}")
     try:
-        return PRUNERS[known](**params)
+        pruner: BasePruner = getattr(pruners, PRUNERS[known])(**params)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"search_pruner_params: {name!r}: {error}") from None
+    return pruner
 
 
 class Judge:
@@ -90,7 +97,10 @@ class Judge:
         )
 
     @cached_property
-    def _trial(self) -> optuna.Trial:
+    def _trial(self) -> OptunaTrial:
+        import optuna
+        from optuna.trial import TrialState, create_trial
+
         study = optuna.create_study(direction=self.direction, pruner=self.pruner)
         for value, intermediate in self._known:
             state = TrialState.PRUNED if value is None else TrialState.COMPLETE

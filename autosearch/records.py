@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autosearch.files import write_best, write_log
+from autosearch.files import MOST_BEST, write_best, write_log
 from autosearch.ledger import Ledger
+from autosearch.trial import Trial
 
 _LOG_EVERY_S = 5.0
 _LOG_SHARE = 0.02
@@ -30,10 +31,12 @@ class Records:
         self._ledger = ledger
         self._source = source
         self._log_after = time.monotonic() + _LOG_EVERY_S
+        self._best: Mapping[int, tuple[Trial, str]] = {}
 
     def write_best(self) -> None:
         """The candidates, or the best trial alone."""
-        write_best(self._directory, self._ledger.best_trials(), self._source)
+        best = self._ledger.best_trials(MOST_BEST)
+        self._best = write_best(self._directory, best, self._source, self._best)
 
     def write_log(self) -> None:
         """All trials."""

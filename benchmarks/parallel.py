@@ -2,23 +2,24 @@
 
     python -m benchmarks.parallel [grid] [finetune] [overhead] [memory] [--model MODEL.onnx] [--data DATA.npz]
 
-grid, finetune: trials per second with n_jobs = 2 against n_jobs = 1 on one core, from the first trial that
-ended to the last one, on a cache that has the shared calibration. overhead: time and memory of 10 000
-trials that do nothing, in one process with SQLite. memory: what a worker has for itself while it searches on
-a model of 100 MB, beyond a process that has imported onnxruntime alone.
+grid, finetune: trials per second with n_jobs = 2 against n_jobs = 1 on one core, from the end of every
+worker's first trial to that of the last one, each time on a cache that has the shared calibration alone.
+overhead: time and memory of 10 000 trials that do nothing, in one process with SQLite. memory: what a worker
+has for itself while it searches on a model of 100 MB, beyond a process that has imported onnxruntime alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,9 @@ def cores(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, own)
 
 
-def rate(result: SearchResult) -> float:
-    """Trials per second between the ends of the first and the last one."""
-    ends = sorted(trial.ended for trial in result.trials)
+def rate(result: SearchResult, jobs: int) -> float:
+    """Trials per second after every worker's first one, up to the end of the last."""
+    ends = sorted(trial.ended for trial in result.trials)[jobs - 1 :]
     return (len(ends) - 1) / (ends[-1] - ends[0]).total_seconds()
 
 
@@ -95,10 +96,14 @@ def compare(title: str, model: Path, data: CalibrationData, space: Any, rounds: 
         rates: dict[int, list[float]] = {1: [], 2: []}
         for turn in range(rounds):
             for jobs, found in rates.items():
+                own = (
+                    folder / f"{title}{jobs}-{turn}"
+                )  # finetuned layers of earlier rounds are not in its cache
+                shutil.copytree(folder / "cache", own / "cache")
                 with cores(jobs):
-                    result = search(model, data, space, folder, f"{title}{jobs}-{turn}", n_jobs=jobs)
+                    result = search(model, data, space, own, "out", n_jobs=jobs)
                 assert not result.failed, result.failed[0].outcome.error
-                found.append(rate(result))
+                found.append(rate(result, jobs))
         one, two = (max(found) for found in rates.values())
         print(
             f"{title}: {len(result.trials)} trials of {model.name}: {one:.2f} a second with one worker on one"
@@ -125,9 +130,17 @@ class Free(Objective):
 
 def measure_overhead(model: Path, data: CalibrationData) -> None:
     """Prints time and memory of trials that do nothing."""
+    others = 4 * 2 * 2 * 5  # values of the other keys
     space = {
         "calibrate_method": ["Percentile"],
-        "extra_options": {"Percentile": [float(p) for p in np.linspace(99, 99.9999, TRIALS)]},
+        "activation_type": ["QUInt8", "QInt8", "QUInt16", "QInt16"],
+        "per_channel": [False, True],
+        "include_cle": [True],
+        "extra_options": {
+            "ActivationSymmetric": [False, True],
+            "CLESteps": [1, 2, 3, 4, 5],
+            "Percentile": [float(p) for p in np.linspace(99, 99.9999, TRIALS // others)],
+        },
     }
     make_executor = search_loop.make_executor
     search_loop.make_executor = lambda *_: InProcess(Free())
@@ -171,14 +184,17 @@ def write_large_model(path: Path) -> Path:
     return path
 
 
-def children() -> list[int]:
-    """Processes that this one started."""
-    text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(pid) for pid in text.split()]
+def workers() -> Iterator[int]:
+    """Processes that this one started; one that is not yet a program of its own shows this one's memory."""
+    own = Path("/proc/self/cmdline").read_bytes()
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        with suppress(OSError):  # it has just ended
+            if Path(f"/proc/{pid}/cmdline").read_bytes() not in (own, b""):
+                yield int(pid)
 
 
 def measure_memory() -> None:
-    """Prints the least and the most that a worker has for itself, sampled while it computes."""
+    """Prints what a worker has for itself as a rule and at most, sampled while it computes."""
     idle = subprocess.Popen(
         [sys.executable, "-c", "import onnxruntime; print(flush=True); input()"],
         stdin=subprocess.PIPE,
@@ -192,17 +208,19 @@ def measure_memory() -> None:
         folder = Path(name)
         model = write_large_model(folder / "large.onnx")
         feeds = [{"x": np.random.default_rng(1).normal(size=(8, _WIDTH)).astype(np.float32)}]
-        space = {"calibrate_method": ["MinMax", "Percentile"], "activation_type": ["QUInt8", "QInt16"]}
+        space = {
+            "calibrate_method": ["MinMax", "Percentile"],
+            "activation_type": ["QUInt8", "QInt16"],
+            "per_channel": [False, True],
+        }
         samples: dict[int, list[float]] = {}
         done = threading.Event()
 
         def watch() -> None:
             while not done.wait(0.02):
-                for pid in children():
-                    try:
+                for pid in workers():
+                    with suppress(OSError, ValueError):  # likewise
                         samples.setdefault(pid, []).append(own_mb(pid))
-                    except (OSError, ValueError):  # it has just ended
-                        continue
 
         search(model, feeds, space, folder, "warm")
         watcher = threading.Thread(target=watch)
@@ -214,9 +232,10 @@ def measure_memory() -> None:
             watcher.join()
     print(f"memory: {base:.0f} MB of its own has a process with Python and onnxruntime alone")
     for number, found in enumerate(samples.values(), 1):
+        later = found[len(found) // 2 :]  # it began with imports
         print(
-            f"  worker {number}: beyond that median {np.median(found) - base:.0f} MB,"
-            f" peak {max(found) - base:.0f} MB"
+            f"  worker {number}: beyond that median {np.median(later) - base:.0f} MB,"
+            f" peak {max(later) - base:.0f} MB"
         )
 
 

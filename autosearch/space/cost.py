@@ -171,10 +171,15 @@ class CostModel:
         return replace(self, rates=rates, observed=self.observed | (work.keys() & measured.keys()))
 
     def _shared_out(self, seconds: float | None, work: Mapping[str, float]) -> dict[str, float]:
-        """One measurement of several stages, in proportion to what was expected of each."""
-        expected = {stage: self.rates[stage] * work[stage] for stage in _QUANTIZE if stage in work}
-        if seconds is None or not expected:
+        """One measurement of several stages, in proportion to what was expected of each.
+
+        Where nothing was, because the trials so far took no time, in proportion to the static estimates.
+        """
+        stages = [stage for stage in _QUANTIZE if stage in work]
+        if seconds is None or not stages:
             return {}
+        rates = self.rates if any(self.rates[stage] for stage in stages) else static_rates()
+        expected = {stage: rates[stage] * work[stage] for stage in stages}
         total = sum(expected.values())
         return {stage: seconds * own / total for stage, own in expected.items()}
 

@@ -21,6 +21,8 @@ _START = (
     "connection = Connection(int(sys.argv[1]))\n"
     "parent, sys.path[:], sys.argv[:] = connection.recv()\n"
     "payload = connection.recv_bytes()\n"  # before the imports below, which take a second
+    "from autosearch.deferred_imports import defer_imports\n"
+    "defer_imports()\n"
     "from autosearch.workers.worker import serve\n"
     "serve(connection, parent, payload)\n"
 )
@@ -33,8 +35,8 @@ _THREADS = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
-_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(4 << 20)}
-"""glibc gives larger arrays back when they are freed; else a worker keeps several copies of the weights."""
+_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""What glibc comes to by itself, from the start: within a trial it keeps most arrays for the next ones."""
 _LAST_WORDS_S = 5.0
 """How long an idle process may take to end by itself."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import pickle
@@ -113,6 +114,17 @@ def serve(connection: Connection, parent: int, payload: bytes) -> None:
             channel.send(Halted(str(error)))
         else:
             channel.send(Computed(outcome, objective.stages))
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Between two trials: what glibc keeps of arrays that were freed, among them copies of the weights.
+
+    Having it give back each array when it is freed would cost a finetuning 12 % of its time in page faults.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+    if trim is not None:
+        trim(0)
 
 
 class _Channel(logging.Handler):

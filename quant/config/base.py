@@ -81,8 +81,8 @@ class Level(BaseModel):
         return self.model_dump(mode="json")
 
     def replace(self, **changes: Any) -> Self:
-        """A validated copy with some fields changed."""
-        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+        """A validated copy with some fields changed; those not given stay defaults."""
+        return type(self)(**{name: getattr(self, name) for name in self.model_fields_set} | changes)
 
 
 def describe_validation_error(

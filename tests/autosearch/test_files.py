@@ -105,6 +105,19 @@ def test_best_ends_somewhere(tmp_path: Path) -> None:
     assert len(strictly(tmp_path / "best.json")) == MOST_BEST
 
 
+def test_trials_that_changed_are_written_anew(tmp_path: Path) -> None:
+    first, second = make_trial(0, 0.1), make_trial(1, 0.2)
+    written = write_best(tmp_path, [first, second], SOURCE)
+    changed = replace(first, outcome=replace(first.outcome, model_path=None))
+    again = write_best(tmp_path, [make_trial(2, 0.05), changed], SOURCE, written)
+    best = strictly(tmp_path / "best.json")
+    assert [(entry["number"], entry["model_path"]) for entry in best.values()] == [
+        (2, make_trial(2, 0.05).outcome.model_path),
+        (0, None),
+    ]
+    assert set(again) == {2, 0}
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_infinities_are_words(tmp_path: Path, value: float) -> None:
     write_log(tmp_path, [make_trial(0, value)], 1, SOURCE)

@@ -141,6 +141,7 @@ def test_a_ledger_agrees_with_its_own_ranking(points: list[tuple[float, int]]) -
     assert {trial.number for trial in ledger.front()} == front == {t.number for t in ranked if t.is_candidate}
     assert ledger.candidates == len(front)
     assert ledger.best_trials() == (ledger.front() or ranked[:1])
+    assert ledger.best_trials(2) == ledger.best_trials()[:2]
 
 
 def test_what_was_not_evaluated_has_violations_and_no_values() -> None:

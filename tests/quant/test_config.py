@@ -98,6 +98,12 @@ def test_is_frozen_and_replaced() -> None:
         config.replace(weight_type="QInt9")
 
 
+def test_replacing_leaves_defaults_defaults() -> None:
+    config = QuantConfig(per_channel=True).replace(weight_type="QInt16")
+    assert config.model_fields_set == {"per_channel", "weight_type"}
+    assert config == QuantConfig(per_channel=True, weight_type="QInt16")
+
+
 def test_one_name_stands_for_a_list_of_one() -> None:
     assert QuantConfig(nodes_to_exclude="conv", op_types_to_quantize=None).nodes_to_exclude == ("conv",)
 

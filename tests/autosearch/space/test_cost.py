@@ -117,3 +117,11 @@ def test_stages_from_the_cache_teach_nothing() -> None:
     seen = model.observe(DEFAULTS, {"quantize": 1.0}, set(stage_keys(DEFAULTS).values()))
     assert seen.rates["statistics"] == model.rates["statistics"]
     assert seen.rates["ranges"] != model.rates["ranges"]
+
+
+def test_trials_that_took_no_time_can_be_followed_by_others() -> None:
+    model = CostModel().observe(DEFAULTS, {"quantize": 0.0, "evaluate": 0.0})
+    assert sum(model.stage_seconds(DEFAULTS).values()) == 0
+    for _ in range(2):
+        model = model.observe(DEFAULTS, {"quantize": 3.0, "evaluate": 1.0})
+    assert 0 < sum(model.stage_seconds(DEFAULTS).values()) < 4
