@@ -26,14 +26,16 @@ class QuantizationError(QuantError):
     """A model and a configuration that are each valid but cannot be combined."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], also: Iterable[str] = ()) -> str:
     """The ending of an error message that names the closest known word, or lists all.
+
+    Words of `also` are proposed where they are close, and not listed.
 
     >>> nearest("Percentil", ["Percentile", "CalibDataSize"])
     "; did you mean 'Percentile'?"
     """
     words = sorted(known)
-    folded = {word.casefold(): word for word in words}
+    folded = {word.casefold(): word for word in (*also, *words)}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {folded[close[0]]!r}?"

@@ -90,8 +90,8 @@ def _of_module(key: str, layers: Sequence[Named], place: str) -> str:
         names = ", ".join(repr(layer.name) for layer in weighted or found)
         raise ConfigError(f"{place}: {key!r} is the module of several layers; name one of {names}")
     if not found:
-        known = {layer.name for layer in layers} | {layer.module for layer in layers}
-        hint = nearest(key, {*known, *WORDS, *OP_TYPES} - {""})
+        paths = [layer.module for layer in layers if layer.module]
+        hint = nearest(key, [layer.name for layer in layers], (*WORDS, *OP_TYPES, *paths))
         raise ConfigError(f"{place}: no layer of the model is called {key!r}, and no type{hint}")
     return (weighted or found)[0].name
 

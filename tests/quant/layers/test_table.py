@@ -118,6 +118,11 @@ def test_unknown_keys_are_refused(key: str, by: By, complaint: str) -> None:
         keys_of([key, "default"], by, [Layer("stem")], "search_space.layers")
 
 
+def test_only_layers_are_listed_where_nothing_is_near() -> None:
+    with pytest.raises(ConfigError, match=r"called 'zzz', and no type; known: a, b$"):
+        keys_of(["zzz"], "name", [Layer("b"), Layer("a", module="x.a")], "layers")
+
+
 def test_types_that_the_model_lacks_are_allowed() -> None:
     keys_of(["default", "linear", "stem"], "name", [Layer("stem")], "layers")
     keys_of(["default", "Gemm"], "type", [Layer("stem")], "layers")
