@@ -27,7 +27,7 @@ PATIENCE_S = 300.0
 
 _JOURNAL = "journal:"
 _SQLITE_TIMEOUT_S = 60
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 _OPENINGS = 20
 """Several processes that make the tables of an empty database at once get in each other's way."""
 _BUSY = ("database is locked", "database table is locked", "database schema is locked")
