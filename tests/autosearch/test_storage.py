@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, PendingRollbackError
 
 from autosearch import storage as storage_module
 from autosearch.errors import StudyError
@@ -35,12 +35,13 @@ def wrapped(cause: Exception) -> StorageInternalError:
     [
         (AWAY, True),
         (wrapped(AWAY), True),
+        (wrapped(PendingRollbackError("after a lost connection")), True),
         (OperationalError("", None, sqlite3.OperationalError("database is locked")), True),
         (OperationalError("", None, sqlite3.OperationalError("database or disk is full")), False),
         (OperationalError("", None, sqlite3.OperationalError("no such table: trials")), False),
         (ValueError("other"), False),
     ],
-    ids=["away", "wrapped", "locked", "full", "no_table", "other"],
+    ids=["away", "wrapped", "pending", "locked", "full", "no_table", "other"],
 )
 def test_what_passes(error: Exception, expected: bool) -> None:
     assert passes(error) is expected
