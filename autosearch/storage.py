@@ -17,7 +17,14 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages._rdb.models import TrialModel, TrialParamModel
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event, insert
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    PendingRollbackError,
+    ProgrammingError,
+)
 
 from autosearch.errors import StudyError
 from autosearch.journal import Journal
@@ -30,7 +37,7 @@ PATIENCE_S = 300.0
 
 _JOURNAL = "journal:"
 _SQLITE_TIMEOUT_S = 60
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 1.0
 _OPENINGS = 20
 """Several processes that make the tables of an empty database at once get in each other's way."""
 _BUSY = ("database is locked", "database table is locked", "database schema is locked")
@@ -162,6 +169,8 @@ class Patience:
 def passes(error: BaseException) -> bool:
     """Whether the cause of an error may go away by itself: a connection lost, a server that starts."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    if isinstance(cause, PendingRollbackError):  # Optuna went on after a connection was lost
+        return True
     if not isinstance(cause, DBAPIError):
         return False
     if "sqlite" in type(cause.orig).__module__:

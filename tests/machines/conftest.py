@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -12,19 +13,31 @@ from tests.machines.servers import Server
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("postgresql") / "data")
-    yield made
-    made.close()
+def server() -> Iterator[Server]:
+    # not in pytest's own folder: the server may run as another user, who must get there
+    with tempfile.TemporaryDirectory(prefix="autosearch-postgresql-") as folder:
+        made = Server(Path(folder) / "data")
+        yield made
+        made.close()
 
 
 @pytest.fixture(params=["postgresql", "journal"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty storage that several processes may use."""
+    return new_storage(request, tmp_path)
+
+
+def new_storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "journal":
         return f"journal:{tmp_path / 'journal.log'}"
     server: Server = request.getfixturevalue("server")
     return server.new_database(f"db_{uuid4().hex}")
+
+
+@pytest.fixture(params=["journal", pytest.param("postgresql", marks=pytest.mark.slow)])
+def either_storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The same, where one of them is enough for every day."""
+    return new_storage(request, tmp_path)
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ class Fleet:
                 "search_cache_dir": "cache",
                 "search_output_dir": "out",
                 "storage": storage,
-                "heartbeat_interval": 0.3,
+                "heartbeat_interval": 0.5,
                 **changes,
             },
         )

@@ -48,8 +48,8 @@ def test_four_try_every_configuration_once_and_end_alike(fleet: Fleet, storage: 
         assert all(line[:4].isdigit() for line in lines)
 
 
-def test_trials_of_one_that_was_killed_come_back(fleet: Fleet, storage: str) -> None:
-    fleet.write(storage)
+def test_trials_of_one_that_was_killed_come_back(fleet: Fleet, either_storage: str) -> None:
+    fleet.write(either_storage)
     killed, *others = [fleet.start("--output-dir", f"out{i}", together=3) for i in range(3)]
     fleet.wait_for(2, killed)
     fleet.hold(killed)
@@ -65,9 +65,10 @@ def test_trials_of_one_that_was_killed_come_back(fleet: Fleet, storage: str) -> 
     assert sorted(fleet.complete()) == sorted(evaluations)
 
 
-def test_one_that_was_suspended_does_not_overwrite(fleet: Fleet, storage: str) -> None:
+@pytest.mark.slow
+def test_one_that_was_suspended_does_not_overwrite(fleet: Fleet, either_storage: str) -> None:
     """Nobody can see that it lives; when it comes back, its trial is another's."""
-    fleet.write(storage)
+    fleet.write(either_storage)
     suspended, other = [fleet.start("--output-dir", f"out{i}", together=2) for i in range(2)]
     fleet.wait_for(1, suspended)
     suspended.send_signal(signal.SIGSTOP)
@@ -82,8 +83,9 @@ def test_one_that_was_suspended_does_not_overwrite(fleet: Fleet, storage: str) -
         assert "dropped: this process gave no sign of life" in fleet.log(suspended)
 
 
-def test_one_that_is_told_to_end_gives_its_trials_back(fleet: Fleet, storage: str) -> None:
-    fleet.write(storage)
+@pytest.mark.slow
+def test_one_that_is_told_to_end_gives_its_trials_back(fleet: Fleet, either_storage: str) -> None:
+    fleet.write(either_storage)
     told, other = [fleet.start("--output-dir", f"out{i}", together=2) for i in range(2)]
     fleet.wait_for(1, told)
     told.send_signal(signal.SIGTERM)
@@ -108,6 +110,7 @@ def test_a_database_that_is_restarted_loses_nothing(fleet: Fleet, server: Server
     assert len(fleet.complete()) == DISTINCT
 
 
+@pytest.mark.slow
 def test_a_database_that_stays_away_ends_the_search_clearly(fleet: Fleet, server: Server) -> None:
     fleet.write(server.new_database("away"), storage_patience=1)
     process = fleet.start(evaluation_s=0.05)
@@ -128,14 +131,26 @@ def test_a_database_that_stays_away_ends_the_search_clearly(fleet: Fleet, server
     assert not before & {name for name, _ in fleet.evaluated()[begun:]}
 
 
-@pytest.mark.parametrize("limit", [{"iteration_limit": 9}, {"find_n_candidates": 5}])
-def test_limits_hold_for_all_together(fleet: Fleet, tmp_path: Path, limit: dict[str, int]) -> None:
-    fleet.write(f"journal:{tmp_path / 'journal.log'}", search_stop_condition=limit)
+@pytest.mark.slow
+def test_sixteen_share_one_storage(fleet: Fleet, storage: str) -> None:
+    fleet.write(storage)
+    processes = [fleet.start("--output-dir", f"out{i}", together=16) for i in range(16)]
+    for process in processes:
+        assert f"candidates of {DISTINCT} trials" in fleet.end(process)
+    assert "lock" not in fleet.logs().casefold()
+    assert Counter(fleet.complete()) == Counter(name for name, _ in fleet.evaluated())
+
+
+@pytest.mark.parametrize(
+    "limit", ["iteration_limit", pytest.param("find_n_candidates", marks=pytest.mark.slow)]
+)
+def test_limits_hold_for_all_together(fleet: Fleet, tmp_path: Path, limit: str) -> None:
+    fleet.write(f"journal:{tmp_path / 'journal.log'}", search_stop_condition={limit: 9})
     processes = [fleet.start("--output-dir", f"out{i}", together=3) for i in range(3)]
     outs = [fleet.end(process) for process in processes]
     counts = {out.split(" candidates of ")[1].split(" trials")[0] for out in outs}
     assert counts == {str(len(fleet.complete()))}
-    if "iteration_limit" in limit:
+    if limit == "iteration_limit":
         assert counts == {"9"}
     (reason,) = {out.split("stopped: ")[1].splitlines()[0] for out in outs}
-    assert reason.startswith(next(iter(limit)))
+    assert reason.startswith(limit)

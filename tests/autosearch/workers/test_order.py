@@ -22,7 +22,7 @@ class Shuffled(InProcess):
         self.slots = slots
         self._rng = np.random.default_rng(slots)
 
-    def next(self) -> Done:
+    def next(self, patience_s: float | None = None) -> Done:
         self._rng.shuffle(self._waiting)
         return super().next()
 
