@@ -192,7 +192,8 @@ def pose(
     sites = partial(layer_sites, float_model, base)
     cost = expected_cost(float_model, data)
     space = SearchSpace(settings.search_space, base, cost_model=cost, layers=sites)
-    plan, notes = make_plan(settings, space, _seeds(settings, space, float_model, data))
+    seeds = _seeds(settings, space, float_model, data, held_out.samples)
+    plan, notes = make_plan(settings, space, seeds)
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)
     _check_not_empty(plan.first.space)
@@ -272,7 +273,11 @@ def _check_supported(settings: AutoSearchConfig) -> None:
 
 
 def _seeds(
-    settings: AutoSearchConfig, space: SearchSpace, float_model: FloatModel, data: CalibrationData
+    settings: AutoSearchConfig,
+    space: SearchSpace,
+    float_model: FloatModel,
+    data: CalibrationData,
+    samples: int,
 ) -> SensitivitySeeds | None:
     """What a search per layer begins with: where everything is tried anyway, only if it is asked for."""
     if settings.seed_trials is None and tries_everything(settings.search_algo):
@@ -283,7 +288,8 @@ def _seeds(
         cache = StageCache(Path(settings.search_cache_dir) / CACHE_FOLDER, settings.search_cache_size)
         return Pipeline(float_model, data, cache, threads=threads_per_worker(1))
 
-    seeds = SensitivitySeeds(space, open_pipeline, wanted, settings.search_stop_condition.limits.trials)
+    trials = settings.search_stop_condition.limits.trials
+    seeds = SensitivitySeeds(space, open_pipeline, wanted, trials, samples)
     return seeds if seeds.useful(settings.seed_trials) else None
 
 

@@ -33,8 +33,9 @@ SEED_TRIALS = 20
 SHARE = 4
 """One in so many trials at most."""
 
+_SAMPLES, _FEW_SAMPLES = 32, 8
 _RUNS = 4
-"""Of the model over a few batches, for every tensor that may have formats."""
+"""Most runs of the model over these samples for every tensor that may have formats."""
 
 _FLOAT_BITS = 32
 
@@ -51,6 +52,7 @@ class SensitivitySeeds:
         open_pipeline: Callable[[], Pipeline],
         metrics: Iterable[str],
         trials: int | None = None,
+        samples: int = 1,
     ) -> None:
         """Nothing runs yet.
 
@@ -59,10 +61,12 @@ class SensitivitySeeds:
             open_pipeline: Gives that of the float model.
             metrics: Names of those that are optimised or constrained.
             trials: How many there are in all; None = any number.
+            samples: How many each trial is evaluated on.
         """
         self._space = space
         self._open_pipeline = open_pipeline
         self._price = Price(frozenset(metrics))
+        self._effort = None if trials is None else trials * samples
         self._useful = SEED_TRIALS if trials is None else min(SEED_TRIALS, trials // SHARE)
 
     def __call__(self, count: int | None) -> Iterator[Configuration]:
@@ -93,7 +97,7 @@ class SensitivitySeeds:
     def _of_part(self, number: int, part: Part, count: int) -> Iterator[Configuration]:
         groups, others = part.groups, {dimension.key: dimension.value(0) for dimension in part.dimensions}
         config = QuantConfig(**unflatten({**part.base, **others, "layers": None}))
-        effects = _effects(self._open_pipeline(), config, groups)
+        effects = _effects(self._open_pipeline(), config, groups, self._effort)
         items = [
             _Item(group, selector, effects, self._price)
             for group in groups
@@ -127,8 +131,18 @@ class Price:
         return float(effects.elements) if weighed and role == "weight" else 0.0
 
 
-def _effects(pipeline: Pipeline, config: QuantConfig, groups: Sequence[LayerGroup]) -> Effects:
-    """Of all formats of all roles of all layers."""
+def _effects(
+    pipeline: Pipeline, config: QuantConfig, groups: Sequence[LayerGroup], effort: int | None
+) -> Effects:
+    """Of all formats of all roles of all layers.
+
+    Args:
+        pipeline: Of the float model.
+        config: Beside the layers.
+        groups: The layers.
+        effort: About how many samples may run through the model, so that measuring takes no longer than
+            the trials; every tensor gets one run over a few. None = any number.
+    """
     formats: dict[int, list[Format | None]] = {}
     places: list[tuple[LayerSite, RoleChoices]] = []
     for group in groups:
@@ -137,7 +151,11 @@ def _effects(pipeline: Pipeline, config: QuantConfig, groups: Sequence[LayerGrou
                 formats.setdefault(id(role), _formats(role))
                 places.append((site, role))
     candidates = [RoleFormats(site.name, role.role, formats[id(role)]) for site, role in places]
-    found = pipeline.format_effects(config, candidates, _RUNS * len(candidates))
+    count, samples, runs = len(candidates), _SAMPLES, _RUNS
+    if effort is not None:
+        samples = _SAMPLES if count * _SAMPLES <= effort else _FEW_SAMPLES
+        runs = min(_RUNS, max(1, effort // (count * samples)))
+    found = pipeline.format_effects(config, candidates, runs * count, samples)
     return {(site.name, id(role)): each for (site, role), each in zip(places, found, strict=True)}
 
 

@@ -87,7 +87,7 @@ class LayerStages(GraphStages):
         return self._layers(self.transform(config))
 
     def format_effects(
-        self, config: QuantConfig, candidates: Sequence[RoleFormats], runs: int
+        self, config: QuantConfig, candidates: Sequence[RoleFormats], runs: int, samples: int | None = None
     ) -> tuple[FormatEffects, ...]:
         """What formats cost, each for one role of one layer while all else is float.
 
@@ -96,17 +96,24 @@ class LayerStages(GraphStages):
             candidates: Roles of layers, and their formats.
             runs: About how many times the model may run over a few batches; each tensor gets one run at
                 least (`quant.mixed_precision.format_errors`).
+            samples: How many each run sees, in whole batches; None = as for mixed precision.
         """
         transformed = self.transform(config)
         key = self._scale_key(transformed, config) | {"data": self.data.digest, "runs": runs}
+        key["samples"] = samples
         key["providers"] = config.execution_providers
         key["candidates"] = [(each.layer, each.role, repr(tuple(each.formats))) for each in candidates]
         return self.cache.get(
-            _EFFECTS, key, lambda: self._measure_effects(transformed, config, candidates, runs)
+            _EFFECTS, key, lambda: self._measure_effects(transformed, config, candidates, runs, samples)
         )
 
     def _measure_effects(
-        self, transformed: Transformed, config: QuantConfig, candidates: Sequence[RoleFormats], runs: int
+        self,
+        transformed: Transformed,
+        config: QuantConfig,
+        candidates: Sequence[RoleFormats],
+        runs: int,
+        samples: int | None,
     ) -> tuple[FormatEffects, ...]:
         layers = {layer.name: layer for layer in self._layers(transformed)}
         constants = Initializers(transformed.model)
@@ -118,7 +125,8 @@ class LayerStages(GraphStages):
             return bind_activation(own, tensor, statistics, config)
 
         sites = [role_sites(layers[each.layer], each, constants, bind, config) for each in candidates]
-        errors = iter(self._site_errors(transformed, [site for own in sites for site in own], config, runs))
+        flat = [site for own in sites for site in own]
+        errors = iter(self._site_errors(transformed, flat, config, runs, samples))
         sizes = self._sizes(config)
         return tuple(
             FormatEffects.of(each, layers[each.layer], sizes[each.layer], own, [next(errors) for _ in own])
@@ -126,11 +134,16 @@ class LayerStages(GraphStages):
         )
 
     def _site_errors(
-        self, transformed: Transformed, sites: Sequence[Site], config: QuantConfig, runs: int
+        self,
+        transformed: Transformed,
+        sites: Sequence[Site],
+        config: QuantConfig,
+        runs: int,
+        samples: int | None,
     ) -> list[NDArray[np.float64]]:
         """Of every format of every site."""
         model, providers = transformed.model, config.execution_providers
-        measured = yardstick(model, self.data, None, providers=providers, threads=self.threads)
+        measured = yardstick(model, self.data, samples, providers=providers, threads=self.threads)
         names = [site.place for site in sites if isinstance(site.place, str)]
         places = [site.place for site in sites if isinstance(site.place, Place)]
         with substitution(

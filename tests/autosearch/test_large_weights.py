@@ -133,7 +133,7 @@ def test_another_process_opens_the_model_from_the_cache(job: Path, monkeypatch: 
     tokens = np.arange(32)
     settings = {"search_cache_dir": str(job.parent), "search_space": {}}
     problem = pose(None, read_config(settings), job.parent / "model.onnx", [{"tokens": tokens}])
-    objective = problem.objective()
+    objective = problem.objective(problem.objectives)
     config = QuantConfig(nodes_to_exclude=EXCLUDED)
     first = objective.pipeline.quantize(config)
     assert objective.pipeline.cache.counts["float model"].computed == 1

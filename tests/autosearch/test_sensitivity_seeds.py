@@ -190,3 +190,27 @@ def test_a_search_begins_with_them(
     assert first[:seeded] == wanted
     said = "formats of single layers" in (tmp_path / "search.log").read_text()
     assert said is bool(seeded)
+
+
+@pytest.mark.parametrize(
+    ("trials", "evaluated", "asked"),
+    [(None, 500, (4 * 14, 32)), (100, 500, (4 * 14, 32)), (20, 50, (2 * 14, 32)), (10, 16, (14, 8))],
+)
+def test_measuring_takes_no_longer_than_the_trials(
+    shared: Pipeline,
+    trials: int | None,
+    evaluated: int,
+    asked: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two tensors of each of seven layers, and so many runs over so many samples."""
+    seen: list[tuple[int, int]] = []
+    measure = shared.format_effects
+
+    def watched(config: QuantConfig, candidates: Any, runs: int, samples: int) -> Any:
+        seen.append((runs, samples))
+        return measure(config, candidates, runs, samples)
+
+    monkeypatch.setattr(shared, "format_effects", watched)
+    seeds_of(shared, space_of(BOTH), 2, trials=trials, samples=evaluated)
+    assert seen == [asked]

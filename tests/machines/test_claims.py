@@ -142,15 +142,32 @@ def test_trials_asked_for_by_both_are_tried_by_one_at_most(
 ) -> None:
     configuration = next(iter(space))
     params, distributions = space.trial_params(configuration)
-    trials = []
-    for study in opened:
-        study.study.enqueue_trial(params)
-        trial = study.study.ask()
+    proposals, views = [], [study.begin_stage(None) for study in opened]
+    for view in views:
+        view.enqueue_trial(params)
+        trial = view.ask()
         assert space.suggest(trial).digest == configuration.digest
-        trials.append(trial)
-    first = opened[0].start(Proposal(configuration, trials[0]), params, distributions)
-    second = opened[1].start(Proposal(configuration, trials[1]), params, distributions)
-    assert (first, second) == (trials[0].number, None)
+        proposals.append(Proposal(configuration, trial))
+    numbers = [
+        study.start(proposal, params, distributions)
+        for study, proposal in zip(opened, proposals, strict=True)
+    ]
+    assert numbers == [0, None]
+    assert [view.trials[0].state for view in views] == [TrialState.RUNNING, TrialState.FAIL]
+    first, second = opened[0].study.trials
+    assert (first.state, second.state) == (TrialState.RUNNING, TrialState.FAIL)
+    assert second.user_attrs["repeat_of"] == 0
+
+
+def test_what_others_finish_their_samplers_learn(opened: list[SearchStudy], space: SearchSpace) -> None:
+    one, other = opened
+    views = [study.begin_stage(None) for study in opened]
+    number = start(one, space, 0)
+    assert number is not None
+    one.finish(replace(make_trial(number, 0.25), digest=next(iter(space)).digest), 1.0)
+    for _ in range(2):
+        other.look()
+        assert [trial.value for trial in views[1].trials] == [0.25]
 
 
 def test_failures_of_a_run_without_success_are_tried_again_by_who_is_alone(
