@@ -27,7 +27,9 @@ class Shuffled(InProcess):
         return super().next()
 
 
-@pytest.mark.parametrize("algorithm", ["grid_search", "random", "priority"])
+@pytest.mark.parametrize(
+    "algorithm", ["grid_search", "random", pytest.param("priority", marks=pytest.mark.slow)]
+)
 def test_the_same_seed_gives_the_same_configurations_with_any_number_of_jobs(
     model: Path, settings: dict[str, Any], algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ class Deadly(Unpacked):
         os._exit(9)
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_search() -> None:
     with workers(Deadly()) as executor:
         submit(executor, "any")
