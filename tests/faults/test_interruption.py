@@ -47,7 +47,8 @@ def test_interrupted_while_workers_start(search: Search) -> None:
     assert len(search.evaluated()) == len(search.complete()) <= 2
 
 
-@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_a_second_interruption_stops_at_once(search: Search, jobs: int) -> None:
     process = search.start("--n-jobs", jobs, evaluation_s=1000)
     search.wait_for(jobs)

@@ -28,7 +28,8 @@ class Shuffled(InProcess):
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["grid_search", "random", pytest.param("priority", marks=pytest.mark.slow)]
+    "algorithm",
+    ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid_search", "priority"))],
 )
 def test_the_same_seed_gives_the_same_configurations_with_any_number_of_jobs(
     model: Path, settings: dict[str, Any], algorithm: str, monkeypatch: pytest.MonkeyPatch

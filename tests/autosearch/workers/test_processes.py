@@ -95,6 +95,7 @@ for candidate in AutoSearch(None, Config, "model.onnx", Reader()).search_model()
 """
 
 
+@pytest.mark.slow
 def test_classes_of_a_script_travel_and_the_script_runs_once(tmp_path: Path) -> None:
     write_job(tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)  # without `if __name__ == "__main__"`
