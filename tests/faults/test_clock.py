@@ -17,7 +17,9 @@ pytestmark = pytest.mark.faults
 HOUR_S = 3600.0
 
 
-@pytest.mark.parametrize("jump_s", [-HOUR_S, HOUR_S], ids=["back", "ahead"])
+@pytest.mark.parametrize(
+    "jump_s", [-HOUR_S, pytest.param(HOUR_S, marks=pytest.mark.slow)], ids=["back", "ahead"]
+)
 def test_limits_and_order_do_not_follow_it(
     model: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, jump_s: float
 ) -> None:

@@ -35,6 +35,7 @@ def test_each_costs_its_own_trial_and_the_search_goes_on(search: Search, jobs: i
     assert tries == {"raise": 1, "hang": 1, "exit": 2, "abort": 2}
 
 
+@pytest.mark.slow
 def test_what_ends_the_search_itself_is_tried_in_a_process_of_its_own_afterwards(search: Search) -> None:
     search.plant("exit")
     process = search.start()

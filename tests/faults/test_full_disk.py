@@ -22,7 +22,7 @@ from tests.faults.searches import Search
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_search_ends_with_the_reason_and_goes_on_when_there_is_room(
     model: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, jobs: int
 ) -> None:
@@ -73,6 +73,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_real_file_system_that_is_full(small_disk: Path, search: Search) -> None:
     ballast = small_disk / "ballast"
     search.plant()

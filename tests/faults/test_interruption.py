@@ -17,7 +17,7 @@ from tests.faults.searches import Search
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_search_goes_on_and_repeats_nothing(search: Search, jobs: int) -> None:
     process = search.start("--n-jobs", jobs, evaluation_s=0.2)
     search.wait_for(3)
@@ -47,6 +47,7 @@ def test_interrupted_while_workers_start(search: Search) -> None:
     assert len(search.evaluated()) == len(search.complete()) <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_second_interruption_stops_at_once(search: Search, jobs: int) -> None:
     process = search.start("--n-jobs", jobs, evaluation_s=1000)
@@ -90,6 +91,7 @@ def test_killed_again_and_again_it_loses_nothing_and_repeats_only_what_was_in_fl
     assert evaluations.total() - DISTINCT <= len(moments)
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_worker_that_was_killed_is_tried_again(search: Search) -> None:
     process = search.start("--n-jobs", 2, evaluation_s=0.3)
     search.wait_for(3)
@@ -100,6 +102,7 @@ def test_the_trial_of_a_worker_that_was_killed_is_tried_again(search: Search) ->
     assert not [entry for entry in search.record("log.json").values() if entry["state"] == "FAIL"]
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_its_worker_twice_has_failed_and_takes_no_other_with_it(search: Search) -> None:
     search.plant("kill")
     process = search.start("--n-jobs", 2, evaluation_s=0.1)
@@ -112,6 +115,7 @@ def test_a_trial_that_ends_its_worker_twice_has_failed_and_takes_no_other_with_i
     search.check_end(failed=1)
 
 
+@pytest.mark.slow
 def test_workers_end_soon_after_a_parent_that_was_killed(search: Search) -> None:
     process = search.start("--n-jobs", 2, evaluation_s=1000)
     search.wait_for(2)

@@ -27,7 +27,10 @@ class Shuffled(InProcess):
         return super().next()
 
 
-@pytest.mark.parametrize("algorithm", ["grid_search", "random", "priority"])
+@pytest.mark.parametrize(
+    "algorithm",
+    ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grid_search", "priority"))],
+)
 def test_the_same_seed_gives_the_same_configurations_with_any_number_of_jobs(
     model: Path, settings: dict[str, Any], algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ for candidate in AutoSearch(None, Config, "model.onnx", Reader()).search_model()
 """
 
 
+@pytest.mark.slow
 def test_classes_of_a_script_travel_and_the_script_runs_once(tmp_path: Path) -> None:
     write_job(tmp_path)
     (tmp_path / "script.py").write_text(SCRIPT)  # without `if __name__ == "__main__"`
@@ -149,6 +150,7 @@ class Deadly(Unpacked):
         os._exit(9)
 
 
+@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_search() -> None:
     with workers(Deadly()) as executor:
         submit(executor, "any")
