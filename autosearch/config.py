@@ -10,7 +10,6 @@ from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from autosearch.stop import Limits
-from autosearch.storage import PATIENCE_S
 from autosearch.units import Amount, read_amount, read_size
 from evaluators import Direction
 from quant.cache import DEFAULT_LIMIT_BYTES
@@ -26,6 +25,9 @@ DEFAULT_SEARCH_SPACE: Mapping[str, Any] = {
     "extra_options": {"ActivationSymmetric": [False, True], "Percentile": [99.9, 99.99, 99.999]},
 }
 """What is searched when nothing is said: every calibration method, 8 and 16 bits."""
+
+PATIENCE_S = 300.0
+"""How long a database may be away, unless something else is asked for."""
 
 _STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 

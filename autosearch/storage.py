@@ -26,14 +26,12 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
+from autosearch.config import PATIENCE_S
 from autosearch.errors import StudyError
 from autosearch.journal import Journal
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-PATIENCE_S = 300.0
-"""How long a database may be away, unless something else is asked for."""
 
 _JOURNAL = "journal:"
 _SQLITE_TIMEOUT_S = 60
