@@ -195,7 +195,9 @@ def cost_of_a_trial(options: argparse.Namespace) -> None:
             apart = [(later.ended - earlier.ended).total_seconds() for earlier, later in pairwise(trials)]
             models = [Path(trial.outcome.model_path) for trial in trials if trial.outcome.model_path]
             settings = SessionSettings(threads=threads_per_worker(1))
-            evaluator = ClassificationEvaluator(bench.test, bench.labels, session_settings=settings)
+            evaluator = ClassificationEvaluator(
+                bench.test, bench.labels, from_logits=True, session_settings=settings
+            )
             floors = []
             for model in models:
                 start = time.perf_counter()
