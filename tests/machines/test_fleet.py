@@ -50,7 +50,7 @@ def test_four_try_every_configuration_once_and_end_alike(fleet: Fleet, storage: 
 
 def test_trials_of_one_that_was_killed_come_back(fleet: Fleet, either_storage: str) -> None:
     fleet.write(either_storage)
-    killed, *others = [fleet.start("--output-dir", f"out{i}", together=3) for i in range(3)]
+    killed, *others = [fleet.start("--output-dir", f"out{i}", together=4) for i in range(4)]
     fleet.wait_for(2, killed)
     fleet.hold(killed)
     before = fleet.evaluated()
