@@ -55,9 +55,11 @@ class LayerColumns:
         if self._alike:
             codes = (domains[LAYERS].encode(stand_in(calibrated)) for calibrated in (False, True))
             self._stand_ins = np.array([*codes], np.int32)
+        # Every code now: columns whose domains grow between two parts do not compare.
         for part, _ in enumerate(parts):
             self.constants(part)
             for alike in self._alike:
+                self._floats(alike)
                 for role in self._choices(alike, part):
                     self._table(alike, role)
 
@@ -81,9 +83,8 @@ class LayerColumns:
         for alike in self._alike:
             if alike.groups[part] != at:
                 continue
-            for role in ROLES:
-                key = alike.key(role)
-                columns[key] = np.full(number.shape, self._domains[key].encode(None), np.int32)
+            for key, code in self._floats(alike).items():
+                columns[key] = np.full(number.shape, code, np.int32)
             for role_choices, rows, digits in decoded:
                 columns[alike.key(role_choices.role)][rows] = self._table(alike, role_choices)[digits]
         return columns
@@ -103,6 +104,10 @@ class LayerColumns:
                     calibrated[rows] |= role.calibrated[digits]
         codes: Codes = self._stand_ins[calibrated.astype(np.intp)]
         return codes
+
+    def _floats(self, alike: Alike) -> dict[str, int]:
+        """The code of a role without a format, by column."""
+        return {key: self._domains[key].encode(None) for key in map(alike.key, ROLES)}
 
     def _choices(self, alike: Alike, part: int) -> tuple[RoleChoices, ...]:
         at = alike.groups[part]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from optuna.trial import FixedTrial
 
 from autosearch.space import LayerSite, SearchSpace, config_digest, layer_sites
@@ -61,8 +61,19 @@ def formats(config: QuantConfig) -> tuple[Any, ...]:
     return tuple(make_format(role, table.get(site.name, {})) for site in SITES for role in site.roles)
 
 
+_WIDTHS_8_4 = {"data_in_width": [8], "weight_width": [4]}
+
+
 @given(layered_spaces)
 @settings(deadline=None, max_examples=40)
+@example([  # the second part brings formats of roles that the first one leaves no choice
+    {"layers": {
+        "default": {"name": ["int8"]},
+        "linear": {"name": ["integer"], **_WIDTHS_8_4},
+        "fc2": {"name": ["integer"], **_WIDTHS_8_4},
+    }},
+    {"layers": {"default": {"name": ["integer", "int8"], **_WIDTHS_8_4}}},
+])  # fmt: skip
 def test_the_enumeration_has_every_configuration_once(written: list[dict[str, Any]]) -> None:
     """Against the formats themselves, and for every point."""
     space = small(written)
