@@ -11,7 +11,7 @@ PIP_INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check 
 SEARCH_CONFIG ?= examples/digits/search.yaml
 OUTPUT_DIR ?= results/digits
 SEARCH_ARGS ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
 .PHONY: help search test lint clean

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from autosearch.space.domain import Codes, Columns, Domain
 from autosearch.space.layer_choices import RoleChoices
-from autosearch.space.layer_form import stand_in
+from autosearch.space.layer_form import RoleForm, stand_in
+from autosearch.space.layer_groups import LayerSite, present_roles
 from autosearch.space.parts import Part
 from autosearch.space.rules import LAYERS
-from quant.formats import ROLES
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,17 @@ class Alike:
     Attributes:
         name: Of the first one.
         groups: Position of their group in each part; None where they stay float.
+        roles: Those that one of them has; the group may have others for its other layers.
     """
 
     name: str
     groups: tuple[int | None, ...]
+    roles: tuple[str, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of its columns."""
+        return tuple(map(self.key, self.roles))
 
     def key(self, role: str) -> str:
         """Of a column."""
@@ -50,7 +57,7 @@ class LayerColumns:
         self._alike = _alike(parts)
         self._domains = domains
         for alike in self._alike:
-            domains |= {alike.key(role): Domain() for role in ROLES}
+            domains |= {key: Domain() for key in alike.keys}
         self._tables: dict[tuple[str, int], Codes] = {}
         if self._alike:
             codes = (domains[LAYERS].encode(stand_in(calibrated)) for calibrated in (False, True))
@@ -71,9 +78,8 @@ class LayerColumns:
             if at is not None and self._parts[part].groups[at].size > 1:
                 continue
             forms = {} if at is None else self._parts[part].groups[at].choices.pick(0).forms
-            for role in ROLES:
-                code = self._domains[alike.key(role)].encode(forms.get(role))
-                columns[alike.key(role)] = np.array(code, np.int32)
+            for role in alike.roles:
+                columns[alike.key(role)] = np.array(self._code(alike.key(role), forms.get(role)), np.int32)
         return columns
 
     def decode(self, part: int, at: int, number: NDArray[np.int64]) -> Columns:
@@ -86,7 +92,8 @@ class LayerColumns:
             for key, code in self._floats(alike).items():
                 columns[key] = np.full(number.shape, code, np.int32)
             for role_choices, rows, digits in decoded:
-                columns[alike.key(role_choices.role)][rows] = self._table(alike, role_choices)[digits]
+                if role_choices.role in alike.roles:
+                    columns[alike.key(role_choices.role)][rows] = self._table(alike, role_choices)[digits]
         return columns
 
     def stand_ins(self, part: int, numbers: Sequence[NDArray[np.int64]], size: int) -> Codes:
@@ -107,28 +114,38 @@ class LayerColumns:
 
     def _floats(self, alike: Alike) -> dict[str, int]:
         """The code of a role without a format, by column."""
-        return {key: self._domains[key].encode(None) for key in map(alike.key, ROLES)}
+        return {key: self._code(key, None) for key in alike.keys}
+
+    def _code(self, key: str, form: RoleForm | None) -> int:
+        """One for all that is float: roles of a name that means it, or that has no format for them."""
+        return self._domains[key].encode(form if form is not None and form.name is not None else None)
 
     def _choices(self, alike: Alike, part: int) -> tuple[RoleChoices, ...]:
         at = alike.groups[part]
-        return () if at is None else self._parts[part].groups[at].choices.roles
+        choices = () if at is None else self._parts[part].groups[at].choices.roles
+        return tuple(each for each in choices if each.role in alike.roles)
 
     def _table(self, alike: Alike, role: RoleChoices) -> Codes:
         """The code of every option."""
         key = alike.key(role.role)
         if (key, id(role)) not in self._tables:
-            codes = [self._domains[key].encode(option.form) for option in role.options]
+            codes = [self._code(key, option.form) for option in role.options]
             self._tables[key, id(role)] = np.array(codes, np.int32)
         return self._tables[key, id(role)]
 
 
 def _alike(parts: Sequence[Part]) -> list[Alike]:
     groups: dict[str, list[int | None]] = {}
+    sites: dict[str, LayerSite] = {}
     for part, each in enumerate(parts):
         for at, group in enumerate(each.groups):
             for site in group.sites:
+                sites[site.name] = site
                 groups.setdefault(site.name, [None] * len(parts))[part] = at
-    found: dict[tuple[int | None, ...], str] = {}
+    together: dict[tuple[int | None, ...], list[str]] = {}
     for name, where in groups.items():
-        found.setdefault(tuple(where), name)
-    return [Alike(name, where) for where, name in found.items()]
+        together.setdefault(tuple(where), []).append(name)
+    return [
+        Alike(names[0], where, present_roles(sites[name] for name in names))
+        for where, names in together.items()
+    ]

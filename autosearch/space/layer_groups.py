@@ -203,7 +203,7 @@ def layer_groups(table: Table, sites: Sequence[LayerSite], place: str) -> tuple[
     builder, taken = _Builder(), set[str]()
     groups = []
     for (key, unit), own in members.items():
-        choices = builder.choices(table.entries[key], _roles(own))
+        choices = builder.choices(table.entries[key], present_roles(own))
         if choices.quantizes:
             groups.append(LayerGroup(f"{LAYERS}.{_unique(unit, key, taken)}", tuple(own), choices))
     if not groups:
@@ -217,7 +217,8 @@ def _unit(entry: Entry, site: LayerSite) -> str:
     return names[entry.share]
 
 
-def _roles(sites: Iterable[LayerSite]) -> tuple[str, ...]:
+def present_roles(sites: Iterable[LayerSite]) -> tuple[str, ...]:
+    """Those that at least one layer has."""
     present = {role for site in sites for role in site.roles}
     return tuple(role for role in ROLES if role in present)
 

@@ -74,6 +74,17 @@ _WIDTHS_8_4 = {"data_in_width": [8], "weight_width": [4]}
     }},
     {"layers": {"default": {"name": ["integer", "int8"], **_WIDTHS_8_4}}},
 ])  # fmt: skip
+@example([  # no format for a bias, said in two ways
+    {"layers": {"default": {"name": ["float8e4m3fn"]}}},
+    {"layers": {
+        "default": {"name": ["float8e4m3fn"]},
+        "fc2": {"name": ["float8e4m3fn", "integer"], **_WIDTHS_8_4, "bias_width": [4]},
+    }},
+])  # fmt: skip
+@example([  # tied to a layer that has more roles
+    {"layers": {"default": {"name": ["integer"], **_WIDTHS_8_4}}},
+    {"layers": {"default": {"name": ["integer"], "share": "block", **_WIDTHS_8_4}}},
+])  # fmt: skip
 def test_the_enumeration_has_every_configuration_once(written: list[dict[str, Any]]) -> None:
     """Against the formats themselves, and for every point."""
     space = small(written)
