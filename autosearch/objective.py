@@ -131,15 +131,16 @@ class Objective:
         steps.model_path = str(path)
         steps.promotion = None if quantized.promotion is None else str(quantized.promotion)
         steps.end()
-        entries = quantized.session_config
-        steps.hardware |= self.evaluation.before_running(quantized.cost, path, entries)
+        entries, cost = quantized.session_config, quantized.cost
+        del quantized  # the file is evaluated: two copies of the weights would be in memory
+        steps.hardware |= self.evaluation.before_running(cost, path, entries)
         violations = self.objectives.violations(steps.hardware)
         if self.skips_infeasible and any(beyond > 0 for beyond in violations.values()):
             return steps.outcome(infeasible=True)
         steps.begin("evaluate")
         metrics = self._evaluate(path, entries, judge, steps)
-        steps.hardware |= self.evaluation.by_running(quantized.cost, path, entries)
-        steps.notes = self.evaluation.notes(quantized.cost)
+        steps.hardware |= self.evaluation.by_running(cost, path, entries)
+        steps.notes = self.evaluation.notes(cost)
         steps.end()
         values = self.objectives.values({**metrics, **steps.hardware})
         if values is None or any(map(math.isnan, values)):

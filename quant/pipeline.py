@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import onnx
@@ -23,7 +23,7 @@ from quant.activation_params import activation_params, tensor_ranges
 from quant.cache import Stage, StageCount
 from quant.calibration.ranges import Range
 from quant.config import FastFinetuneConfig, QuantConfig
-from quant.constant_params import Constants, Initializers, code_bounds, constant_params, quantized_weight
+from quant.constant_params import Constants, Initializers, constant_params, quantized_weight
 from quant.errors import QuantizationError
 from quant.finetune.device import inference_providers
 from quant.finetune.finetune import (
@@ -58,9 +58,6 @@ _log = logging.getLogger(__name__)
 _RANGES: Stage[dict[str, Range]] = Stage("ranges", 1, memory_entries=64)
 _ACTIVATION_PARAMS: Stage[dict[str, QuantParams]] = Stage("activation parameters", 1, memory_entries=64)
 _CONSTANT_PARAMS: Stage[dict[str, QuantParams]] = Stage("constant parameters", 1, memory_entries=16)
-_WEIGHTS: Stage[onnx.TensorProto] = Stage(
-    "weights", 1, memory_entries=10_000, memory_bytes=1 << 28, size=onnx.TensorProto.ByteSize
-)
 _SENSITIVITY: Stage[SensitivityTable] = Stage("sensitivity", 1, 16, encode_table, decode_table)
 _PROMOTION: Stage[Promotion] = Stage("promotion", 1, 64, encode_promotion, decode_promotion)
 
@@ -94,8 +91,8 @@ class Pipeline(LayerStages):
         constants = Initializers(transformed.model)
         params = self._params(transformed, placement, constants, grids)
         numbers = Quantization(placement, params, constants, grids)
-        weights = self._weights(transformed, numbers)
-        model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants, grids)])
+        parameters = parameter_tensors(placement, params, constants, grids)
+        model = fill(plan.skeleton, chain(_quantized_weights(numbers), parameters))
         settings = session_config(
             grids.activation_types(placement), grids.constant_types(placement), half=bool(placement.half)
         )
@@ -200,7 +197,7 @@ class Pipeline(LayerStages):
         placement = self._plan(transformed, PlacementOptions.of(config, transformed.inserted)).placement
         grids, constants = Grids(config), Initializers(transformed.model)
         params = self._params(transformed, placement, constants, grids)
-        codes = self._weights(transformed, Quantization(placement, params, constants, grids))
+        codes = _quantized_weights(Quantization(placement, params, constants, grids))
         formats = {
             name: TensorFormat(grids.activation(name).type, params.get(name))
             for name, provider in placement.activations.items()
@@ -268,22 +265,13 @@ class Pipeline(LayerStages):
         key["weights"] = grids.config.extra_options.WeightCalibrateMethod
         return self.cache.get(_CONSTANT_PARAMS, key, lambda: constant_params(placement, constants, grids))
 
-    def _weights(self, transformed: Transformed, numbers: Quantization) -> list[onnx.TensorProto]:
-        placement, grids = numbers.placement, numbers.grids
-        if grids.config.extra_options.AddQDQPairToWeight:
-            return []
-        tensors = []
-        for site in placement.weights.values():
-            own = numbers.params.get(site.name)
-            grid = grids.weight(site)
-            key = {"of": transformed.key, "site": site.key, "type": grid.type.ir.name}
-            key["bounds"] = code_bounds(grid, grids.config)
-            if own is not None:
-                key |= {"scale": own.scale.tobytes().hex(), "zero_point": own.zero_point.tobytes().hex()}
-            tensors.append(
-                self.cache.get(_WEIGHTS, key, partial(quantized_weight, site, own, numbers.constants, grids))
-            )
-        return tensors
+
+def _quantized_weights(numbers: Quantization) -> Iterator[onnx.TensorProto]:
+    """Codes of the weights, one by one: making them costs what reading them from a cache would."""
+    grids = numbers.grids
+    if not grids.config.extra_options.AddQDQPairToWeight:
+        for site in numbers.placement.weights.values():
+            yield quantized_weight(site, numbers.params.get(site.name), numbers.constants, grids)
 
 
 def _before_finetuning(config: QuantConfig) -> QuantConfig:

@@ -81,21 +81,32 @@ def converted_name(tensor: str) -> str:
 def fill(skeleton: Skeleton, tensors: Iterable[onnx.TensorProto]) -> onnx.ModelProto:
     """The quantized model: a copy of the skeleton with its integers, scales and zero points.
 
-    A tensor of the name of one that the skeleton has takes its place.
+    A tensor of the name of one that the skeleton has takes its place. Each is copied before the next
+    one is asked for.
     """
     model = onnx.ModelProto()
     model.CopyFrom(skeleton.graph)
-    named = {tensor.name: tensor for tensor in tensors}
-    for body in _bodies(model.graph) if skeleton.local else ():
-        read = dict.fromkeys(name for node in body.node for name in node.input if name in skeleton.local)
-        for name in read:
-            body.initializer.add().CopyFrom(named[skeleton.local[name]])
+    given = {tensor.name: tensor for tensor in model.graph.initializer}
+    readers = _readers(model.graph, skeleton.local) if skeleton.local else {}
+    for tensor in tensors:
+        for body, name in readers.get(tensor.name, ()):
+            body.initializer.add().CopyFrom(tensor)
             body.initializer[-1].name = name
-    for index in reversed(range(len(model.graph.initializer))):
-        if model.graph.initializer[index].name in named:
-            del model.graph.initializer[index]
-    model.graph.initializer.extend(tensor for name, tensor in named.items() if name not in skeleton.local)
+        if tensor.name not in skeleton.local:
+            target = given[tensor.name] if tensor.name in given else model.graph.initializer.add()
+            target.CopyFrom(tensor)
     return model
+
+
+def _readers(
+    graph: onnx.GraphProto, local: Mapping[str, str]
+) -> dict[str, list[tuple[onnx.GraphProto, str]]]:
+    """By name of a tensor, the bodies that read a copy of it, and what they call it."""
+    readers: dict[str, list[tuple[onnx.GraphProto, str]]] = {}
+    for body in _bodies(graph):
+        for name in dict.fromkeys(name for node in body.node for name in node.input if name in local):
+            readers.setdefault(local[name], []).append((body, name))
+    return readers
 
 
 def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ _LARGEST_BYTES = 2**31 - 2**20
 """Protobuf messages end at 2 GiB; a little is left for the graph."""
 
 _SMALLEST_EXTERNAL_BYTES = 1024
+
+_GRAPH = onnx.ModelProto.GRAPH_FIELD_NUMBER
+_INITIALIZER = onnx.GraphProto.INITIALIZER_FIELD_NUMBER
 
 
 def save_model(
@@ -37,16 +41,14 @@ def save_model(
         return
     if weights is not None:
         weights.write(path.parent)  # the graph after it: it names the data
-    write_atomically(path, model.SerializeToString(deterministic=True))
+    write_atomically(path, _serialized(model))
     if weights is not None:  # whoever deletes weights that no model needs may have been between
         weights.write(path.parent)
 
 
 def _save_with_own_data(model: onnx.ModelProto, path: Path, weights: SharedWeights | None) -> None:
     """The graph to `path`, and all but the smallest initializers to a file of its own."""
-    graph = onnx.ModelProto()
-    _copy_fields(model, graph, omit="graph")
-    _copy_fields(model.graph, graph.graph, omit="initializer")
+    graph = _without_initializers(model)
     end, moved = 0, []
     for tensor in model.graph.initializer:
         own = graph.graph.initializer.add()
@@ -62,6 +64,42 @@ def _save_with_own_data(model: onnx.ModelProto, path: Path, weights: SharedWeigh
         content = (part for tensor, gap in moved for part in (bytes(gap), _data(tensor, weights)))
         write_atomically(path.with_name(f"{path.name}.data"), content)
     write_atomically(path, graph.SerializeToString(deterministic=True))
+
+
+def _serialized(model: onnx.ModelProto) -> Iterator[bytes]:
+    """The model's bytes in parts, one initializer at a time: the whole once more may be gigabytes."""
+    rest = _without_initializers(model)
+    graph = rest.graph.SerializeToString(deterministic=True)
+    rest.ClearField("graph")
+    sizes = [tensor.ByteSize() for tensor in model.graph.initializer]
+    heads = [_head(_INITIALIZER, size) for size in sizes]
+    yield rest.SerializeToString(deterministic=True)
+    yield _head(_GRAPH, len(graph) + sum(map(len, heads)) + sum(sizes))
+    yield graph
+    for head, tensor in zip(heads, model.graph.initializer, strict=True):
+        yield head
+        yield tensor.SerializeToString(deterministic=True)
+
+
+def _head(field: int, size: int) -> bytes:
+    """What stands before an embedded message: number of the field, wire type 2, length."""
+    return _varint(field << 3 | 2) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits a byte, least first; the eighth says that there are more."""
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*parts, number))
+
+
+def _without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
+    rest = onnx.ModelProto()
+    _copy_fields(model, rest, omit="graph")
+    _copy_fields(model.graph, rest.graph, omit="initializer")
+    return rest
 
 
 def _inline_bytes(tensor: onnx.TensorProto) -> int:

@@ -1,4 +1,5 @@
 import numpy as np
+import onnxruntime
 import pytest
 
 from evaluators import EvaluationError, EvaluatorInputError, SessionSettings
@@ -86,3 +87,8 @@ def test_feeds_that_can_be_read_only_once_are_refused(once):
 def test_feeds_may_be_any_iterable():
     check_feeds([])
     check_feeds(())
+
+
+def test_weights_are_not_dequantized_before_they_are_read(tmp_path):
+    session = create_session(affine(tmp_path / "m.onnx"), SessionSettings())
+    assert session.get_session_options().execution_order == onnxruntime.ExecutionOrder.PRIORITY_BASED

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxruntime import ExecutionOrder
 
 from evaluators import EvaluationError, EvaluatorInputError, SessionSettings
 from evaluators.hardware import latency
@@ -79,15 +80,18 @@ def test_one_run_has_no_spread():
 @pytest.fixture
 def opened(monkeypatch):
     """What sessions were opened with."""
-    calls = []
+    calls, orders = [], []
 
-    def create_session(path, settings, config=()):
+    def create_session(path, settings, config=(), **order):
         calls.append((path, settings, tuple(config)))
-        return real(path, settings, config)
+        session = real(path, settings, config, **order)
+        orders.append(session.get_session_options().execution_order)
+        return session
 
     real = latency.create_session
     monkeypatch.setattr(latency, "create_session", create_session)
-    return calls
+    yield calls
+    assert orders[-2:] == [ExecutionOrder.DEFAULT] * 2, "not as elsewhere"
 
 
 def feeds(*sizes):
@@ -123,7 +127,7 @@ def test_every_model_runs_as_often_as_the_options_say(tmp_path, monkeypatch):
         def run(self, names, feed):
             runs.append((self.path.name, names, feed["x"].shape))
 
-    monkeypatch.setattr(latency, "create_session", lambda path, settings, config=(): Session(path))
+    monkeypatch.setattr(latency, "create_session", lambda path, *_, **__: Session(path))
     part = Latency(LatencyOptions(runs=3, warmup=2, batch=6), tmp_path / "float", feeds(4, 8))
     part.measure(tmp_path / "model")
     assert runs.count(("float", None, (6, 4))) == runs.count(("model", None, (6, 4))) == 5

@@ -56,6 +56,24 @@ def test_what_the_checker_refuses_is_refused(tmp_path: Path) -> None:
         load_float_model(tmp_path / "m.onnx")
 
 
+@pytest.mark.parametrize("sizes", [(), (1,), (1, 25, 40, 3000, 9), (600_000,)])
+def test_a_model_is_written_as_protobuf_would(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    """Sizes around those at which a length takes another byte."""
+    model = mlp()
+    model.metadata_props.add(key="k", value="v")
+    model.functions.add(name="f", domain="d")
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.arange(size, dtype=np.int32), f"c{size}") for size in sizes
+    )
+    save_model(model, tmp_path / "m.onnx", external_data=False)
+    written = (tmp_path / "m.onnx").read_bytes()
+    assert onnx.ModelProto.FromString(written) == model
+    assert len(written) == model.ByteSize()
+    assert [tensor.name for tensor in onnx.load(tmp_path / "m.onnx").graph.initializer] == [
+        tensor.name for tensor in model.graph.initializer
+    ]
+
+
 def test_quantized_models_are_refused(tmp_path: Path) -> None:
     quantize(mlp(), FEED).save(tmp_path / "q.onnx")
     with pytest.raises(ModelError, match=r"already quantized: node '.*' is a .*QuantizeLinear"):
