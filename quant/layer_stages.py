@@ -65,7 +65,7 @@ _CONSTANTS: Stage[RoundedConstant] = Stage(
 )
 _EFFECTS: Stage[tuple[FormatEffects, ...]] = Stage("format effects", 1, 4, encode_effects, decode_effects)
 
-_RANGE_OPTIONS = {
+RANGE_OPTIONS = {
     "CalibMovingAverage",
     "CalibMovingAverageConstant",
     "CalibTensorRangeSymmetric",
@@ -73,10 +73,11 @@ _RANGE_OPTIONS = {
     "PercentileCandidates",
     "LWPMetric",
     "DistributionDeviations",
-    "MinimumRealRange",
-    "WeightCalibrateMethod",
 }
-"""What decides on scales, beside the calibration method."""
+"""What decides on ranges, beside the calibration method."""
+
+_SCALE_OPTIONS = RANGE_OPTIONS | {"MinimumRealRange", "WeightCalibrateMethod"}
+"""What decides on scales."""
 
 
 class LayerStages(GraphStages):
@@ -247,7 +248,7 @@ class LayerStages(GraphStages):
     @staticmethod
     def _scale_key(transformed: Transformed, config: QuantConfig) -> dict[str, Any]:
         """What decides on the scales of formats that need a range."""
-        options = config.extra_options.model_dump(include=_RANGE_OPTIONS)
+        options = config.extra_options.model_dump(include=_SCALE_OPTIONS)
         return {"of": transformed.key, "method": config.calibrate_method.name, "options": options}
 
     def _sizes(self, config: QuantConfig) -> dict[str, LayerSizes]:

@@ -39,7 +39,7 @@ from quant.graph.placement import Placement, PlacementOptions
 from quant.graph.session import check_providers
 from quant.graph_stages import Transformed
 from quant.grids import Grids
-from quant.layer_stages import LayerStages
+from quant.layer_stages import RANGE_OPTIONS, LayerStages
 from quant.layers.cost import ModelCost, model_cost
 from quant.layers.placed import placed_bits
 from quant.mixed_precision.analysis import PrecisionAnalysis
@@ -232,7 +232,7 @@ class Pipeline(LayerStages):
             "data": self._data(options.CalibDataSize).digest,
             "tensors": placement.calibrated,
             "method": config.calibrate_method.name,
-            "options": options.model_dump(include=_RANGE_OPTIONS),
+            "options": options.model_dump(include=RANGE_OPTIONS),
             "providers": config.execution_providers,
         }
         # layer-wise methods simulate the grid; the ranges of the others serve every integer type
@@ -278,15 +278,3 @@ def _before_finetuning(config: QuantConfig) -> QuantConfig:
     """The configuration without what comes last and is too slow to be tried again and again."""
     options = config.extra_options.replace(BiasCorrection=False, FastFinetune=FastFinetuneConfig())
     return config.replace(include_fast_ft=False, extra_options=options)
-
-
-_RANGE_OPTIONS = {
-    "CalibMovingAverage",
-    "CalibMovingAverageConstant",
-    "CalibTensorRangeSymmetric",
-    "Percentile",
-    "PercentileCandidates",
-    "LWPMetric",
-    "DistributionDeviations",
-}
-"""What `tensor_ranges` reads of the options."""
