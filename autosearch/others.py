@@ -15,8 +15,9 @@ from autosearch.samplers import Known
 from autosearch.space import Configuration
 from autosearch.stage import Stage
 from autosearch.stop import Limits
-from autosearch.study import Claim, SearchStudy, digest_of, is_abandoned, stage_of
+from autosearch.study import Claim, SearchStudy
 from autosearch.trial import Trial
+from autosearch.trial_records import digest_of, is_abandoned, stage_of
 
 
 class Others:

@@ -8,37 +8,38 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from autosearch.errors import StudyError
 from autosearch.mirror import Asked, Mirror
-from autosearch.parents import Parents, host_of
+from autosearch.parents import Parents
 from autosearch.samplers import Known, Proposal
 from autosearch.storage import running_trial, stamp_trials, trial_number
-from autosearch.trial import Outcome, State, Trial
+from autosearch.trial import Trial
+from autosearch.trial_records import (
+    ABANDONED,
+    CONFIGURATION,
+    OUTCOME,
+    OWNER,
+    REPEAT,
+    STAGE,
+    STATES,
+    begun,
+    constraint_attributes,
+    is_abandoned,
+    outcome_record,
+    read_trial,
+)
 from evaluators import Direction
 
 _FINGERPRINT = "autosearch:fingerprint"
-_CONFIGURATION = "configuration"
-_OUTCOME = "outcome"
-_REPEAT = "repeat_of"
-_STAGE = "stage"
-_ABANDONED = "abandoned"
-_STATES: Mapping[State, TrialState] = {
-    "complete": TrialState.COMPLETE,
-    "infeasible": TrialState.PRUNED,  # with its violations, of which TPE learns
-    "failed": TrialState.FAIL,
-    "pruned": TrialState.PRUNED,
-}
 _COUNTERS = "autosearch:counters"
-_OWNER = "owner"
 _RETRIED = "autosearch:retried"
 _STOP = "autosearch:stop"
 
@@ -133,7 +134,7 @@ class SearchStudy:
             )
         self.parents = Parents(storage, self._id, heartbeat_s)
         self.parents.enter()
-        stamp_trials(storage, {_OWNER: self.parents.me.id})
+        stamp_trials(storage, {OWNER: self.parents.me.id})
         self._settled = 0  # trials before this number have ended, and are known
         self._told: set[int] = set()  # others that have
 
@@ -162,12 +163,12 @@ class SearchStudy:
             if frozen.state is not TrialState.RUNNING:
                 continue
             if trial is not None:  # its process ended between the outcome and this
-                self._end(frozen.number, _STATES[trial.state], frozen.user_attrs[_OUTCOME]["values"])
+                self._end(frozen.number, STATES[trial.state], frozen.user_attrs[OUTCOME]["values"])
                 continue
-            self._storage.set_trial_user_attr(self._trial_id(frozen.number), _ABANDONED, True)
+            self._storage.set_trial_user_attr(self._trial_id(frozen.number), ABANDONED, True)
             self._end(frozen.number, TrialState.FAIL)
-            if _CONFIGURATION in frozen.user_attrs:
-                abandoned.append(frozen.user_attrs[_CONFIGURATION]["digest"])
+            if CONFIGURATION in frozen.user_attrs:
+                abandoned.append(frozen.user_attrs[CONFIGURATION]["digest"])
         return trials, abandoned
 
     def _recover_shared(self) -> Sequence[Trial]:
@@ -187,17 +188,17 @@ class SearchStudy:
             trials = self.study.get_trials(deepcopy=False)
         ended, freed, running = [], [], {}
         for frozen in trials[self._settled :]:
-            described = frozen.user_attrs.get(_CONFIGURATION)
+            described = frozen.user_attrs.get(CONFIGURATION)
             if frozen.state is TrialState.RUNNING:
                 if described is not None and frozen.number not in self._running:
-                    running[frozen.number] = Claim(described["digest"], frozen.user_attrs.get(_STAGE))
+                    running[frozen.number] = Claim(described["digest"], frozen.user_attrs.get(STAGE))
             elif frozen.state.is_finished() and frozen.number not in self._told | self._running:
                 self._told.add(frozen.number)
                 trial = read_trial(frozen)
                 if trial is not None and not _is_retried(trial, attributes):
                     ended.append(trial)
                     self.learn(frozen)
-                elif trial is None and described is not None and _REPEAT not in frozen.user_attrs:
+                elif trial is None and described is not None and REPEAT not in frozen.user_attrs:
                     freed.append(frozen)
         while self._settled in self._told:
             self._told.remove(self._settled)
@@ -216,9 +217,9 @@ class SearchStudy:
     def _free_ended(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> bool:
         """Ends trials whose process has ended, and those that no process knows of; whether there were any."""
         running = [
-            (frozen, frozen.user_attrs[_OWNER])
+            (frozen, frozen.user_attrs[OWNER])
             for frozen in trials[self._settled :]
-            if frozen.state is TrialState.RUNNING and _OWNER in frozen.user_attrs
+            if frozen.state is TrialState.RUNNING and OWNER in frozen.user_attrs
         ]
         me = self.parents.me.id
         ended = self.parents.ended({owner for _, owner in running}, attributes)
@@ -235,10 +236,10 @@ class SearchStudy:
     def _free(self, frozen: FrozenTrial) -> None:
         trial = read_trial(frozen)
         if trial is not None:  # its process ended between the outcome and this
-            self._end_if_running(frozen.number, _STATES[trial.state], frozen.user_attrs[_OUTCOME]["values"])
+            self._end_if_running(frozen.number, STATES[trial.state], frozen.user_attrs[OUTCOME]["values"])
             return
         with suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(self._trial_id(frozen.number), _ABANDONED, True)
+            self._storage.set_trial_user_attr(self._trial_id(frozen.number), ABANDONED, True)
         self._end_if_running(frozen.number)
 
     def _end_if_running(
@@ -250,9 +251,9 @@ class SearchStudy:
     def abandonments(self) -> Counter[str]:
         """How often the process of a configuration's trial ended before it, by the configuration's digest."""
         return Counter(
-            frozen.user_attrs[_CONFIGURATION]["digest"]
+            frozen.user_attrs[CONFIGURATION]["digest"]
             for frozen in self.study.get_trials(deepcopy=False)
-            if is_abandoned(frozen) and _CONFIGURATION in frozen.user_attrs
+            if is_abandoned(frozen) and CONFIGURATION in frozen.user_attrs
         )
 
     def begin_stage(self, stage: str | None) -> optuna.Study:
@@ -264,7 +265,7 @@ class SearchStudy:
         trials = [
             frozen
             for frozen in self.study.get_trials(deepcopy=False)
-            if frozen.user_attrs.get(_STAGE, stage) == stage
+            if frozen.user_attrs.get(STAGE, stage) == stage
         ]
         counters = self._storage.get_study_system_attrs(self._id).get(_COUNTERS, {}).get(stage or "", {})
         self._mirror = Mirror(self.name, self.study.directions, trials, counters)
@@ -289,15 +290,7 @@ class SearchStudy:
         Returns:
             The trial's number; None if another process tries, or has tried, this configuration.
         """
-        configuration = proposal.configuration
-        described = {
-            "digest": configuration.digest,
-            "short": configuration.short,
-            "index": configuration.index,
-            "params": dict(configuration.params),
-            "config": configuration.config.to_dict(),
-        }
-        attributes = {_CONFIGURATION: described, **({} if stage is None else {_STAGE: stage})}
+        attributes = begun(proposal, stage)
         asked = Asked(params, distributions, {})
         if proposal.trial is not None:
             asked = self._mirror.asked(proposal.trial)
@@ -308,7 +301,7 @@ class SearchStudy:
         if proposal.trial is not None:
             self._asked[number] = proposal.trial.number
             self._note_counters()
-        rival = self._rival(number, configuration.digest) if self._is_shared else None
+        rival = self._rival(number, proposal.configuration.digest) if self._is_shared else None
         if rival is None:
             return number
         self.withdraw(number, rival.number)
@@ -317,12 +310,12 @@ class SearchStudy:
     def _rival(self, number: int, digest: str) -> FrozenTrial | None:
         """A claim of the same configuration that this process's has to give way to."""
         for frozen in self.study.get_trials(deepcopy=False)[self._settled :]:
-            described = frozen.user_attrs.get(_CONFIGURATION)
+            described = frozen.user_attrs.get(CONFIGURATION)
             if frozen.number == number or described is None or described["digest"] != digest:
                 continue
-            if _REPEAT in frozen.user_attrs or (frozen.state.is_finished() and read_trial(frozen) is None):
+            if REPEAT in frozen.user_attrs or (frozen.state.is_finished() and read_trial(frozen) is None):
                 continue
-            is_mine = frozen.user_attrs.get(_OWNER) == self.parents.me.id
+            is_mine = frozen.user_attrs.get(OWNER) == self.parents.me.id
             if (
                 is_mine and frozen.state is TrialState.RUNNING
             ):  # of the same call, which seemed to have failed
@@ -340,7 +333,7 @@ class SearchStudy:
         """
         if repeat_of is not None:
             with suppress(UpdateFinishedTrialError):
-                self._storage.set_trial_user_attr(self._trial_id(number), _REPEAT, repeat_of)
+                self._storage.set_trial_user_attr(self._trial_id(number), REPEAT, repeat_of)
         self._end_if_running(number)
         self._running.discard(number)
         if number in self._asked:
@@ -359,7 +352,7 @@ class SearchStudy:
 
     def learn(self, frozen: FrozenTrial) -> None:
         """Tells samplers of a trial of this stage that another process has finished."""
-        if frozen.number not in self._learned and frozen.user_attrs.get(_STAGE, self._stage) == self._stage:
+        if frozen.number not in self._learned and frozen.user_attrs.get(STAGE, self._stage) == self._stage:
             self._mirror.learn(frozen)
 
     def release(self) -> None:
@@ -382,27 +375,7 @@ class SearchStudy:
             Whether it is recorded. It is not if other processes took this one to have ended, and freed the
             trial: its configuration is theirs now.
         """
-        record = {
-            "values": trial.values,
-            "metrics": dict(trial.outcome.metrics),
-            "hardware": dict(trial.outcome.hardware),
-            "infeasible": trial.outcome.infeasible,
-            "scaled": dict(trial.scaled),
-            "violations": dict(trial.violations),
-            "seconds": dict(trial.outcome.seconds),
-            "model_path": trial.outcome.model_path,
-            "model_digest": trial.outcome.model_digest,
-            "error": trial.outcome.error,
-            "traceback": trial.outcome.traceback,
-            "intermediate": {str(step): each for step, each in trial.outcome.intermediate.items()},
-            "pruned_at": trial.outcome.pruned_at,
-            "promotion": trial.outcome.promotion,
-            "difference": trial.difference,
-            "is_candidate": trial.is_candidate,
-            "started": trial.started.isoformat(),
-            "ended": trial.ended.isoformat(),
-            "elapsed_s": elapsed_s,
-        }
+        record = outcome_record(trial, elapsed_s)
         is_recorded = True
         try:
             self._record(trial, record)
@@ -421,12 +394,12 @@ class SearchStudy:
         trial_id = self._trial_id(trial.number)
         for step, each in trial.outcome.intermediate.items():
             self._storage.set_trial_intermediate_value(trial_id, step, each)
-        state, attributes = _STATES[trial.state], _constraint_attributes(trial.violations)
+        state, attributes = STATES[trial.state], constraint_attributes(trial.violations)
         if trial.number in self._asked:  # its sampler wants to be told
             attributes = self._mirror.tell(self._asked.pop(trial.number), state, trial.values, attributes)
         for key, each in attributes.items():
             self._storage.set_trial_system_attr(trial_id, key, each)
-        self._storage.set_trial_user_attr(trial_id, _OUTCOME, record)
+        self._storage.set_trial_user_attr(trial_id, OUTCOME, record)
         self._end(trial.number, state, trial.values)
 
     def _end(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> None:
@@ -437,65 +410,8 @@ class SearchStudy:
 
     def elapsed_s(self) -> float:
         """Seconds that earlier runs of this search took, up to their last trial's end."""
-        records = (frozen.user_attrs.get(_OUTCOME) for frozen in self.study.get_trials(deepcopy=False))
+        records = (frozen.user_attrs.get(OUTCOME) for frozen in self.study.get_trials(deepcopy=False))
         return max((record["elapsed_s"] for record in records if record), default=0.0)
-
-
-def read_trial(frozen: FrozenTrial) -> Trial | None:
-    """A finished trial in this product's terms; None for one that is not its own evaluation.
-
-    Those are repetitions of a known configuration, trials that a rule refused, and abandoned ones.
-    """
-    record, described = frozen.user_attrs.get(_OUTCOME), frozen.user_attrs.get(_CONFIGURATION)
-    if record is None or described is None or _REPEAT in frozen.user_attrs or is_abandoned(frozen):
-        return None
-    keys = (
-        "metrics",
-        "hardware",
-        "infeasible",
-        "seconds",
-        "model_path",
-        "model_digest",
-        "error",
-        "traceback",
-        "pruned_at",
-    )
-    intermediate = {int(step): value for step, value in record["intermediate"].items()}
-    promotion = record.get("promotion")
-    return Trial(
-        number=frozen.number,
-        digest=described["digest"],
-        short=described["short"],
-        params=described["params"],
-        config=described["config"],
-        outcome=Outcome(**{key: record[key] for key in keys}, intermediate=intermediate, promotion=promotion),
-        difference=record["difference"],
-        is_candidate=record["is_candidate"],
-        started=datetime.fromisoformat(record["started"]),
-        ended=datetime.fromisoformat(record["ended"]),
-        stage=frozen.user_attrs.get(_STAGE),
-        values=None if record["values"] is None else tuple(record["values"]),
-        scaled=record["scaled"],
-        violations=record["violations"],
-        machine=host_of(frozen.user_attrs[_OWNER]) if _OWNER in frozen.user_attrs else None,
-    )
-
-
-def is_abandoned(frozen: FrozenTrial) -> bool:
-    """Whether a trial was freed; not if its process came to its end at the same moment."""
-    return _ABANDONED in frozen.user_attrs and frozen.state is TrialState.FAIL
-
-
-def digest_of(frozen: FrozenTrial) -> str:
-    """Of the configuration of a trial that has one."""
-    digest: str = frozen.user_attrs[_CONFIGURATION]["digest"]
-    return digest
-
-
-def stage_of(frozen: FrozenTrial) -> str | None:
-    """The stage of the search that a trial belongs to."""
-    stage: str | None = frozen.user_attrs.get(_STAGE)
-    return stage
 
 
 def _is_retried(trial: Trial, attributes: Mapping[str, Any]) -> bool:
@@ -506,11 +422,6 @@ def _is_retried(trial: Trial, attributes: Mapping[str, Any]) -> bool:
 def known(trial: Trial) -> Known:
     """What samplers see of a trial."""
     return Known(trial.number, trial.values, trial.violations)
-
-
-def _constraint_attributes(violations: Mapping[str, float]) -> Mapping[str, Any]:
-    """System attributes of a trial with these constraint values, as Optuna writes them."""
-    return create_trial(state=TrialState.FAIL, constraints=dict(violations)).system_attrs
 
 
 def _digest(value: object) -> str:

@@ -16,7 +16,8 @@ from autosearch.errors import StudyError
 from autosearch.samplers import Proposal
 from autosearch.space import SearchSpace
 from autosearch.storage import open_storage, sqlite_url
-from autosearch.study import SearchStudy, read_trial
+from autosearch.study import SearchStudy
+from autosearch.trial_records import read_trial
 from quant import QuantConfig
 from tests.autosearch.models import DISTINCT, SPACE
 from tests.autosearch.trials import START, make_trial

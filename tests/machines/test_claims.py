@@ -14,8 +14,9 @@ from autosearch.errors import StudyError
 from autosearch.samplers import History, Known, Proposal, make_sampler
 from autosearch.space import SearchSpace
 from autosearch.storage import open_storage
-from autosearch.study import SearchStudy, digest_of, is_abandoned
+from autosearch.study import SearchStudy
 from autosearch.trial import Trial
+from autosearch.trial_records import digest_of, is_abandoned
 from quant import QuantConfig
 from tests.autosearch.models import SPACE
 from tests.autosearch.trials import make_trial
