@@ -97,7 +97,10 @@ class Pipeline(LayerStages):
         weights = self._weights(transformed, numbers)
         model = fill(plan.skeleton, [*weights, *parameter_tensors(placement, params, constants, grids)])
         settings = session_config(
-            grids.activation_types(placement), grids.constant_types(placement), half=bool(placement.half)
+            grids.activation_types(placement),
+            grids.constant_types(placement),
+            half=bool(placement.half),
+            blocks=grids.block_types(placement),
         )
         record_session_config(model, settings)
         bits, shared = tensor_bits(placement, grids), plan.skeleton.weights

@@ -58,7 +58,11 @@ def formatted_session_config(elements: Iterable[ElementType]) -> tuple[tuple[str
 
 
 def session_config(
-    activations: Iterable[ElementType], weights: Iterable[ElementType], *, half: bool = False
+    activations: Iterable[ElementType],
+    weights: Iterable[ElementType],
+    *,
+    half: bool = False,
+    blocks: Iterable[ElementType] = (),
 ) -> tuple[tuple[str, str], ...]:
     """Session config entries for a model whose activations and constants have these types.
 
@@ -66,17 +70,21 @@ def session_config(
     2-bit and float8 types and for 4-bit activations it does not have the kernels, and the session fails
     to build; weights that are float16 it would quantize to int8 first. It also takes out a Relu
     before a float8 QuantizeLinear, as if that could not represent negative numbers. Between float16
-    tensors its kernels for integers give wrong numbers.
+    tensors its kernels for integers give wrong numbers, and that of MatMul for 8 bits fails on weights with
+    a scale for each block.
 
     Args:
         activations, weights: The types that there are.
         half: Whether float16 tensors are quantized.
+        blocks: The types of constants with a scale for each block.
     """
     used, constant = frozenset(activations), frozenset(weights)
     float8 = any(element.encoding is Encoding.FLOAT8 for element in used | constant)
     narrow = any(element.bits < 8 for element in used) or any(element.bits == 2 for element in constant)
     float_weights = any(element.encoding.is_cast for element in constant)
-    entries = [_DISABLE_FUSION] if float8 or narrow or float_weights or half else []
+    bytewise_blocks = any(element.bits == 8 for element in blocks)
+    unfused = float8 or narrow or float_weights or half or bytewise_blocks
+    entries = [_DISABLE_FUSION] if unfused else []
     return (*entries, _KEEP_RELU) if float8 else tuple(entries)
 
 

@@ -176,6 +176,18 @@ class TestBlocks:
         quantized = quantize(network(), FEEDS, weight_type="QUInt4", extra_options={"BlockSize": 8})
         assert len(np.unique(initializers(quantized.model)["m_zero_point"].astype(int))) > 1
 
+    @pytest.mark.parametrize("weight", ["QInt4", "QInt8", "QUInt8", "QInt16"])
+    @pytest.mark.parametrize("activation", ["QInt8", "QUInt8", "QInt16"])
+    def test_run_at_every_level(self, activation: str, weight: str) -> None:
+        """onnxruntime's kernel for a MatMul of bytes takes no blocks."""
+        options = {"BlockSize": 8}
+        quantized = quantize(
+            network(), FEEDS, activation_type=activation, weight_type=weight, extra_options=options
+        )
+        plain = outputs(quantized, LEVELS.ORT_DISABLE_ALL)
+        optimised = outputs(quantized, LEVELS.ORT_ENABLE_ALL)
+        assert distance(optimised, plain) <= 0.35 * distance(plain, real_outputs()) + 1e-5
+
     def test_smaller_blocks_come_nearer(self, stages: Pipeline) -> None:
         errors = []
         for size in (32, 4):
