@@ -17,7 +17,7 @@ from autosearch.evaluation import Evaluation
 from autosearch.objectives import Objectives
 from autosearch.pruning import REPORT_AT, Judge, Pruned
 from autosearch.trial import Outcome
-from evaluators import CombinedEvaluator, DistanceEvaluator, EvaluationError
+from evaluators import CombinedEvaluator, DistanceEvaluator, EvaluationError, can_report
 from evaluators.sessions import SessionConfig
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache
 from quant.cache import DEFAULT_LIMIT_BYTES, StageCount
@@ -161,7 +161,11 @@ class Objective:
             if judge.judge(percentage, values[judge.metric]):
                 raise Pruned(percentage)
 
-        assert isinstance(evaluator, DistanceEvaluator)
+        if isinstance(evaluator, CombinedEvaluator):
+            return evaluator.evaluate(
+                path, entries, report=report, report_at=REPORT_AT, reported=judge.metric
+            )
+        assert can_report(evaluator)
         return evaluator.evaluate(path, entries, report=report, report_at=REPORT_AT)
 
 

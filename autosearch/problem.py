@@ -31,7 +31,7 @@ from autosearch.space.rules import METHOD
 from autosearch.stage import Plan
 from autosearch.trial import Trial
 from autosearch.workers import check_isolation
-from evaluators import DISTANCES, DistanceEvaluator, Evaluator, Metric, SessionSettings
+from evaluators import DISTANCES, CombinedEvaluator, Evaluator, Metric, SessionSettings, can_report
 from quant import CalibrationData, FloatModel, Pipeline, QuantConfig, StageCache, load_float_model
 from quant.calibration.data import DataReader, Feed
 from quant.calibration.ranges import needs_histogram
@@ -206,11 +206,11 @@ def pose(
         session_settings=SessionSettings(devices.providers, threads_per_worker(settings.n_jobs)),
     )
     evaluation = make_evaluation(settings, bench)
-    if settings.search_pruner is not None:
-        make_pruner(settings.search_pruner, settings.search_pruner_params)
-        _check_parts(evaluation.software, held_out)
     problem = Problem(settings, base, float_model, data, held_out, plan.space, plan, evaluation, notes)
     objectives = problem.objectives  # refuses metrics that nothing produces
+    if settings.search_pruner is not None:
+        make_pruner(settings.search_pruner, settings.search_pruner_params)
+        _check_parts(evaluation.software, problem.metric, held_out)
     if settings.advanced_fastft_search and objectives.searched is not None:
         check_direction(settings.advanced_fastft_params, objectives.searched)
     _check_writable(Path(settings.search_output_dir))
@@ -301,12 +301,16 @@ def _check_seed_trials(settings: AutoSearchConfig, plan: Plan) -> None:
         )
 
 
-def _check_parts(evaluator: Evaluator, data: CalibrationData) -> None:
+def _check_parts(evaluator: Evaluator, metric: Metric, data: CalibrationData) -> None:
     """Refuses a pruner that would never have anything to judge."""
-    if not isinstance(evaluator, DistanceEvaluator):
+    if isinstance(evaluator, CombinedEvaluator):
+        reports = evaluator.reporting(metric.name) is not None
+    else:
+        reports = can_report(evaluator, metric.name)
+    if not reports:
         raise ConfigError(
-            "search_pruner: a custom evaluator gives one value for all of its data, none after a part of it;"
-            " leave search_pruner out, or use the built-in evaluator"
+            f"search_pruner: {metric.name} comes from a custom evaluator, which gives one value for all of"
+            " its data, none after a part of it; leave search_pruner out, or search a built-in metric"
         )
     if sum(1 for _ in data) < 2:
         raise ConfigError(

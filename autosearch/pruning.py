@@ -101,6 +101,7 @@ class Judge:
         import optuna
         from optuna.trial import TrialState, create_trial
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # a worker's streams are the terminal's
         study = optuna.create_study(direction=self.direction, pruner=self.pruner)
         for value, intermediate in self._known:
             state = TrialState.PRUNED if value is None else TrialState.COMPLETE

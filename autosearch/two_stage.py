@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from autosearch.space.parts import Part
 from autosearch.space.rules import Flat
 from autosearch.stage import EXHAUSTED, Stage
 from autosearch.stop import Limits
-from autosearch.trial import Trial
+from autosearch.trial import State, Trial
 from quant.config import flatten
 
 CALIBRATION, FINETUNE = "calibration", "fast_finetune"
@@ -74,7 +75,7 @@ class TwoStages:
             return EXHAUSTED
         best = [trial for trial in ledger.ranked() if trial.stage == CALIBRATION][: self.best]
         if not best:
-            return _all_failed(ledger.by_number())
+            return _nothing_to_finetune(ledger.by_number())
         bases = [flatten(trial.config) for trial in best]
         on = "; ".join(f"trial {trial.number} [{trial.short}]" for trial in best)
         introduction = f"Stage 2 of 2, {FINETUNE} by {self.algorithm}, on the best of stage 1: {on}"
@@ -156,7 +157,18 @@ def _finetuned(part: Part, calibration: Flat) -> Part:
     return Part(tuple(kept), {**calibration, **finetune, _SWITCH: True})
 
 
-def _all_failed(trials: Iterable[Trial]) -> str:
+def _nothing_to_finetune(trials: Sequence[Trial]) -> str:
+    """Why no trial of the first stage has a result."""
     causes = list(dict.fromkeys(trial.outcome.error for trial in trials if trial.outcome.error is not None))
     others = f", and {len(causes) - 1} other causes" if len(causes) > 1 else ""
-    return f"every calibration configuration failed, the first with {causes[0]}{others}"
+    if all(trial.state == "failed" for trial in trials):
+        return f"every calibration configuration failed, the first with {causes[0]}{others}"
+    broken = dict.fromkeys(name for trial in trials for name in trial.violated)
+    states = Counter(trial.state for trial in trials)
+    reasons: dict[State, str] = {
+        "infeasible": f"break {', '.join(broken)}",
+        "pruned": "were pruned",
+        "failed": f"failed, the first with {causes[0]}{others}" if causes else "",
+    }
+    counts = "; ".join(f"{states[state]} {reason}" for state, reason in reasons.items() if states[state])
+    return f"no calibration configuration was evaluated to the end, so that none is finetuned: {counts}"

@@ -1,7 +1,7 @@
 from evaluators.accuracy import AccuracyEvaluator
 from evaluators.builtin import DistanceEvaluator
 from evaluators.classification import ClassificationEvaluator
-from evaluators.combined import CombinedEvaluator, as_evaluator
+from evaluators.combined import CombinedEvaluator, as_evaluator, can_report
 from evaluators.custom import CustomEvaluator
 from evaluators.distance import DISTANCES, distance_metric
 from evaluators.errors import EvaluationError, EvaluatorError, EvaluatorInputError
@@ -35,6 +35,7 @@ __all__ = [
     "PerplexityEvaluator",
     "SessionSettings",
     "as_evaluator",
+    "can_report",
     "distance_metric",
     "float_cost",
     "hardware_metrics",

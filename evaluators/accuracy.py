@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.labelled_scores import LabelledScores, Labels
 from evaluators.metric import Metric, hint
+from evaluators.reports import Report
 from evaluators.sessions import Feed, SessionConfig, SessionSettings
 
 Average = Literal["micro", "macro"]
@@ -62,17 +63,36 @@ class AccuracyEvaluator:
         average = "" if self._average == "micro" else f" ({self._average})"
         return f"{self._metric.name}{average} of {self._data.identity}"
 
-    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
+    def evaluate(
+        self,
+        model_path: Path,
+        session_config: SessionConfig = (),
+        *,
+        report: Report | None = None,
+        report_at: Sequence[int] = (),
+    ) -> dict[str, float]:
         """Accuracy of one model.
+
+        Args:
+            model_path: An ONNX file.
+            session_config: What its session needs.
+            report: Told the accuracy over part of the data; what it raises passes through.
+            report_at: As for `Reports`.
 
         Raises:
             EvaluationError: If the model does not run, its scores do not fit the labels, or a score
                 is NaN.
         """
-        hits = Hits(self._top_k)
-        for scores, labels in self._data.batches(self._data.open(model_path, session_config)):
+        hits, reports = Hits(self._top_k), self._data.reports(report, report_at)
+
+        def so_far() -> dict[str, float]:
+            return {self._metric.name: hits.share(self._average)} if hits.labels else {}
+
+        batches = self._data.batches(self._data.open(model_path, session_config))
+        for seen, (scores, labels) in enumerate(batches, 1):
             hits.add(scores, labels)
-        return {self._metric.name: hits.share(self._average)}
+            reports.after(seen, so_far)
+        return so_far()
 
 
 class Hits:
@@ -96,6 +116,11 @@ class Hits:
         hits = labels[among_top_k(scores, labels, self._top_k)]
         self._of_class = _plus(self._of_class, np.bincount(labels.reshape(-1), minlength=classes))
         self._hits_of_class = _plus(self._hits_of_class, np.bincount(hits, minlength=classes))
+
+    @property
+    def labels(self) -> int:
+        """How many were counted."""
+        return int(self._of_class.sum())
 
     def share(self, average: Average) -> float:
         """Share of the labels that were hit, of all or as the mean over the classes that occurred."""

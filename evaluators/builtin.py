@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
@@ -15,13 +15,11 @@ from evaluators.comparison import FloatOutput, OutputComparison, distances_of
 from evaluators.distance import distance_metric
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.metric import Metric
+from evaluators.reports import Report, Reports
 from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feeds, create_session, run_batches
 from evaluators.stored_outputs import StoredOutputs
 
 MEMORY_LIMIT_BYTES = 1 << 30
-
-Report = Callable[[int, Mapping[str, float]], None]
-"""Called with a percentage of the batches and the metrics over them; may raise to stop early."""
 
 
 class DistanceEvaluator:
@@ -109,8 +107,7 @@ class DistanceEvaluator:
             report: Told the distances over part of the data, and what it raises passes through. The
                 sums of the rest are then rounded elsewhere: the last digits may differ from those of
                 an evaluation that reports nothing.
-            report_at: After which percentages of the batches, between 0 and 100; rounded up to whole
-                batches, of which the last is not reported.
+            report_at: As for `Reports`.
 
         Raises:
             EvaluationError: If the model does not run, its outputs have other names, types or
@@ -176,7 +173,11 @@ class DistanceEvaluator:
         assert self._stored is not None
         names = [output.name for output in self._float_outputs]
         comparisons = [OutputComparison(metrics, output) for output in self._float_outputs]
-        reported = _batches_to_report(report_at, len(self._stored)) if report is not None else {}
+        reports = Reports(report, report_at, len(self._stored))
+
+        def so_far() -> dict[str, float]:
+            return distances_of(metrics, comparisons) if all(c.has_values for c in comparisons) else {}
+
         batches = zip_longest(self._stored, run_batches(session, self._feeds, names))
         for seen, (float_batch, batch) in enumerate(batches, 1):
             if float_batch is None or batch is None:
@@ -186,15 +187,8 @@ class DistanceEvaluator:
                 )
             for comparison, x, y in zip(comparisons, float_batch, batch, strict=True):
                 comparison.add(x, y)
-            if report is not None and seen in reported and all(each.has_values for each in comparisons):
-                report(reported[seen], distances_of(metrics, comparisons))
+            reports.after(seen, so_far)
         return comparisons
-
-
-def _batches_to_report(percentages: Sequence[int], batches: int) -> dict[int, int]:
-    """Percentage by number of batches, without the last one; the greatest of those that fall together."""
-    reported = {math.ceil(percentage * batches / 100): percentage for percentage in sorted(percentages)}
-    return {count: percentage for count, percentage in reported.items() if 0 < count < batches}
 
 
 def _distance_metrics(names: Sequence[str]) -> tuple[Metric, ...]:

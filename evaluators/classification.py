@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from evaluators.cross_entropy import losses_from_logits, losses_from_probabiliti
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.labelled_scores import LabelledScores, Labels
 from evaluators.metric import Metric
+from evaluators.reports import Report
 from evaluators.sessions import Feed, SessionConfig, SessionSettings
 from evaluators.softmax import ends_in_softmax
 
@@ -77,8 +78,21 @@ class ClassificationEvaluator:
         options = f"{self._average}, from_logits={self._from_logits}"
         return f"{self._accuracy.name} and loss ({options}) of {self._data.identity}"
 
-    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
+    def evaluate(
+        self,
+        model_path: Path,
+        session_config: SessionConfig = (),
+        *,
+        report: Report | None = None,
+        report_at: Sequence[int] = (),
+    ) -> dict[str, float]:
         """Accuracy and loss of one model; before the first candidate, the float model has its turn.
+
+        Args:
+            model_path: An ONNX file.
+            session_config: What its session needs.
+            report: Told both over part of the data; what it raises passes through.
+            report_at: As for `Reports`.
 
         Raises:
             EvaluationError: If the model does not run, its scores do not fit the labels, are NaN, or are
@@ -89,10 +103,17 @@ class ClassificationEvaluator:
             self.evaluate(self._float_model)
         model = self._data.open(model_path, session_config)
         loss = _Loss(self._decision, model_path, model[1])
-        hits = Hits(self._top_k)
-        for scores, labels in self._data.batches(model):
+        hits, reports = Hits(self._top_k), self._data.reports(report, report_at)
+
+        def so_far() -> dict[str, float]:
+            if not hits.labels:
+                return {}
+            return {self._accuracy.name: hits.share(self._average), "loss": loss.sum / hits.labels}
+
+        for seen, (scores, labels) in enumerate(self._data.batches(model), 1):
             hits.add(scores, labels)
             loss.add(scores, labels)
+            reports.after(seen, so_far)
         values = {self._accuracy.name: hits.share(self._average), "loss": loss.total() / self._data.count}
         if is_float_model:
             self._decision = loss.from_logits
@@ -100,7 +121,11 @@ class ClassificationEvaluator:
 
 
 class _Loss:
-    """Adds up the cross entropy of batches, and looks whether the scores are what they are taken for."""
+    """Adds up the cross entropy of batches, and looks whether the scores are what they are taken for.
+
+    Attributes:
+        sum: So far, unchecked.
+    """
 
     def __init__(self, from_logits: bool | None, model_path: Path, output: str) -> None:
         self._output = output
@@ -108,7 +133,7 @@ class _Loss:
         if from_logits is None and ends_in_softmax(model_path, output):
             self._certain, from_logits = True, False
         self._logits = from_logits is not False
-        self._sum = 0.0
+        self.sum = 0.0
         self._low, self._high = math.inf, -math.inf
 
     @property
@@ -129,7 +154,7 @@ class _Loss:
             scores = np.maximum(scores, 0)
         losses = losses_from_logits if self._logits else losses_from_probabilities
         for rows, own in _rows(scores, labels):
-            self._sum += float(losses(rows, own).sum())
+            self.sum += float(losses(rows, own).sum())
 
     def total(self) -> float:
         if not self._certain and self._low >= 0 and self._high <= 1:
@@ -137,9 +162,9 @@ class _Loss:
                 f"output {self._output!r}: all scores are between 0 and 1, and the model does not end in a"
                 " Softmax; say whether they are logits or probabilities (from_logits: true or false)"
             )
-        if math.isnan(self._sum):
+        if math.isnan(self.sum):
             raise EvaluationError(f"output {self._output!r}: infinite scores have no loss")
-        return self._sum
+        return self.sum
 
 
 def _rows(scores: NDArray[Any], labels: Labels) -> Iterable[tuple[NDArray[Any], Labels]]:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from evaluators.accuracy import AccuracyEvaluator
-from evaluators.builtin import DistanceEvaluator, Report
+from evaluators.builtin import DistanceEvaluator
 from evaluators.classification import ClassificationEvaluator
 from evaluators.custom import CustomEvaluator
 from evaluators.errors import EvaluatorInputError
 from evaluators.metric import Evaluator, Metric
 from evaluators.perplexity import PerplexityEvaluator
+from evaluators.reports import Report
 from evaluators.sessions import SessionConfig
+
+ReportingEvaluator = DistanceEvaluator | AccuracyEvaluator | ClassificationEvaluator | PerplexityEvaluator
+"""Those that can say what their metrics are over part of the data."""
 
 
 class CombinedEvaluator:
@@ -45,11 +49,9 @@ class CombinedEvaluator:
         """Tells apart evaluators that give other numbers on the same feeds."""
         return self._identity
 
-    @property
-    def reported(self) -> tuple[Metric, ...]:
-        """The metrics that `evaluate` reports on its way: those of the first `DistanceEvaluator`."""
-        part = self._reporting
-        return () if part is None else part.metrics
+    def reporting(self, metric: str | None = None) -> ReportingEvaluator | None:
+        """The first evaluator that can report a metric, or any, over part of the data; None if none can."""
+        return next((each for each in self._evaluators if can_report(each, metric)), None)
 
     def prepare(self) -> None:
         """Computes now what evaluators need of the float model.
@@ -68,15 +70,17 @@ class CombinedEvaluator:
         *,
         report: Report | None = None,
         report_at: Sequence[int] = (),
+        reported: str | None = None,
     ) -> dict[str, float]:
         """Value of every metric for one model, in the order of `metrics`.
 
         Args:
             model_path: An ONNX file.
             session_config: What its session needs.
-            report: Told the values of `reported` over part of the data, before other evaluators run; what
-                it raises passes through, and spares those.
-            report_at: As for `DistanceEvaluator.evaluate`.
+            report: Told the values of one evaluator over part of the data, before the others run; what it
+                raises passes through, and spares those.
+            report_at: As for `Reports`.
+            reported: A metric of that evaluator; None = the first that can report.
 
         Raises:
             EvaluationError: If one of the evaluators raises it.
@@ -84,16 +88,16 @@ class CombinedEvaluator:
                 metrics only now has one of a name that there is already.
         """
         values: dict[str, float] = {}
-        reporting = self._reporting
+        reporting = None
         if report is not None:
+            reporting = self.reporting(reported)
             if reporting is None:
                 raise EvaluatorInputError(
-                    "report: none of the evaluators gives values after a part of its data, as a"
-                    " DistanceEvaluator does"
+                    f"report: none of the evaluators gives {reported or 'values'} after a part of its data"
                 )
             values |= reporting.evaluate(model_path, session_config, report=report, report_at=report_at)
         for evaluator in self._evaluators:
-            if report is None or evaluator is not reporting:
+            if evaluator is not reporting:
                 values |= evaluator.evaluate(model_path, session_config)
         self._check_names()
         return {metric.name: values[metric.name] for metric in self.metrics}
@@ -115,10 +119,6 @@ class CombinedEvaluator:
     ) -> None:
         self.close()
 
-    @property
-    def _reporting(self) -> DistanceEvaluator | None:
-        return next((each for each in self._evaluators if isinstance(each, DistanceEvaluator)), None)
-
     def _check_names(self) -> None:
         names = [metric.name for metric in self.metrics]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -127,6 +127,12 @@ class CombinedEvaluator:
                 f"evaluators: {', '.join(map(repr, twice))} is a metric of more than one; leave one out,"
                 " or give it another name"
             )
+
+
+def can_report(evaluator: Evaluator, metric: str | None = None) -> TypeGuard[ReportingEvaluator]:
+    """Whether an evaluator that is not a combined one can say what a metric is over part of the data."""
+    names = [own.name for own in evaluator.metrics]
+    return isinstance(evaluator, ReportingEvaluator) and (metric is None or metric in names)
 
 
 def as_evaluator(user: Any) -> Evaluator:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.metric import hint
+from evaluators.reports import Report, Reports
 from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feeds, create_session, run_batches
 
 Labels = NDArray[np.integer[Any]]
@@ -51,6 +52,10 @@ class LabelledScores:
     def count(self) -> int:
         """Number of labels: samples times positions."""
         return self._labels.size
+
+    def reports(self, report: Report | None, report_at: Sequence[int]) -> Reports:
+        """What is to be told on the way through the feeds."""
+        return Reports(report, report_at, 0 if report is None else sum(1 for _ in self._feeds))
 
     @property
     def identity(self) -> str:

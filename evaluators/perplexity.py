@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from evaluators.cross_entropy import losses_from_logits
 from evaluators.errors import EvaluationError, EvaluatorInputError
 from evaluators.labelled_scores import output_named
 from evaluators.metric import Metric
+from evaluators.reports import Report, Reports
 from evaluators.sessions import Feed, SessionConfig, SessionSettings, check_feeds, create_session, run_batches
 
 IGNORED_LABEL = -100
@@ -79,8 +80,21 @@ class PerplexityEvaluator:
         labels = "" if self._labels is None else hashlib.sha256(self._labels.tobytes()).hexdigest()
         return f"perplexity of {self._output} on {labels or _INPUT_IDS} but {self._ignore_index}"
 
-    def evaluate(self, model_path: Path, session_config: SessionConfig = ()) -> dict[str, float]:
+    def evaluate(
+        self,
+        model_path: Path,
+        session_config: SessionConfig = (),
+        *,
+        report: Report | None = None,
+        report_at: Sequence[int] = (),
+    ) -> dict[str, float]:
         """Perplexity and loss of one model; +inf if a token is impossible or the exponential overflows.
+
+        Args:
+            model_path: An ONNX file.
+            session_config: What its session needs.
+            report: Told both over part of the data; what it raises passes through.
+            report_at: As for `Reports`.
 
         Raises:
             EvaluationError: If the model does not run, its logits do not fit the tokens, a logit of a
@@ -88,8 +102,13 @@ class PerplexityEvaluator:
         """
         session = create_session(model_path, self._session_settings, session_config)
         output = output_named(self._output, [each.name for each in session.get_outputs()], _LOGITS)
+        reports = Reports(report, report_at, 0 if report is None else sum(1 for _ in self._feeds))
         total, tokens, samples = 0.0, 0, 0
-        for feed, logits in self._batches(session, output):
+
+        def so_far() -> dict[str, float]:
+            return {"perplexity": _exp(total / tokens), "loss": total / tokens} if tokens else {}
+
+        for seen, (feed, logits) in enumerate(self._batches(session, output), 1):
             labels = self._next_tokens(feed, samples)
             _check_logits(output, logits, labels, self._ignore_index)
             samples += len(labels)
@@ -97,9 +116,9 @@ class PerplexityEvaluator:
                 losses = _losses(sample, targets, self._ignore_index)
                 total += float(losses.sum())
                 tokens += len(losses)
+            reports.after(seen, so_far)
         self._check_end(output, total, tokens, samples)
-        loss = total / tokens
-        return {"perplexity": _exp(loss), "loss": loss}
+        return so_far()
 
     def _batches(
         self, session: onnxruntime.InferenceSession, output: str

@@ -103,6 +103,11 @@ class Grids:
         """All types that constants have."""
         return frozenset(self.weight(site).type for site in placement.weights.values())
 
+    def block_types(self, placement: Placement) -> frozenset[ElementType]:
+        """All types of constants that have a scale for each block."""
+        blocks = (site for site in placement.weights.values() if site.block_size is not None)
+        return frozenset(self.weight(site).type for site in blocks)
+
     def check(self, placement: Placement) -> tuple[Skip, ...]:
         """Refuses overrides that do not fit their tensors; the answer are those without effect.
 

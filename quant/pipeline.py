@@ -94,7 +94,10 @@ class Pipeline(LayerStages):
         parameters = parameter_tensors(placement, params, constants, grids)
         model = fill(plan.skeleton, chain(_quantized_weights(numbers), parameters))
         settings = session_config(
-            grids.activation_types(placement), grids.constant_types(placement), half=bool(placement.half)
+            grids.activation_types(placement),
+            grids.constant_types(placement),
+            half=bool(placement.half),
+            blocks=grids.block_types(placement),
         )
         record_session_config(model, settings)
         bits, shared = tensor_bits(placement, grids), plan.skeleton.weights

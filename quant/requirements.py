@@ -53,31 +53,44 @@ def formatted_session_config(elements: Iterable[ElementType]) -> tuple[tuple[str
     Args:
         elements: The types of all Q/DQ nodes.
     """
-    float8 = any(element.encoding is Encoding.FLOAT8 for element in elements)
-    return (_DISABLE_FUSION, _KEEP_RELU) if float8 else (_DISABLE_FUSION,)
+    return (_DISABLE_FUSION, _KEEP_RELU) if _rewrites_wrongly(elements) else (_DISABLE_FUSION,)
 
 
 def session_config(
-    activations: Iterable[ElementType], weights: Iterable[ElementType], *, half: bool = False
+    activations: Iterable[ElementType],
+    weights: Iterable[ElementType],
+    *,
+    half: bool = False,
+    blocks: Iterable[ElementType] = (),
 ) -> tuple[tuple[str, str], ...]:
     """Session config entries for a model whose activations and constants have these types.
 
     At its higher optimisation levels onnxruntime fuses operators with the Q/DQ nodes around them. For
     2-bit and float8 types and for 4-bit activations it does not have the kernels, and the session fails
     to build; weights that are float16 it would quantize to int8 first. It also takes out a Relu
-    before a float8 QuantizeLinear, as if that could not represent negative numbers. Between float16
-    tensors its kernels for integers give wrong numbers.
+    before a float8 QuantizeLinear, as if that could not represent negative numbers, and fails on a Clip or
+    Relu before one of less than 8 bits. Between float16
+    tensors its kernels for integers give wrong numbers, and that of MatMul for 8 bits fails on weights with
+    a scale for each block.
 
     Args:
         activations, weights: The types that there are.
         half: Whether float16 tensors are quantized.
+        blocks: The types of constants with a scale for each block.
     """
     used, constant = frozenset(activations), frozenset(weights)
     float8 = any(element.encoding is Encoding.FLOAT8 for element in used | constant)
+    entries = [_KEEP_RELU] if _rewrites_wrongly(used) else []
     narrow = any(element.bits < 8 for element in used) or any(element.bits == 2 for element in constant)
     float_weights = any(element.encoding.is_cast for element in constant)
-    entries = [_DISABLE_FUSION] if float8 or narrow or float_weights or half else []
-    return (*entries, _KEEP_RELU) if float8 else tuple(entries)
+    bytewise_blocks = any(element.bits == 8 for element in blocks)
+    unfused = float8 or narrow or float_weights or half or bytewise_blocks
+    return (_DISABLE_FUSION, *entries) if unfused else tuple(entries)
+
+
+def _rewrites_wrongly(elements: Iterable[ElementType]) -> bool:
+    """Whether onnxruntime's rewriting of a Relu or Clip before QuantizeLinear is wrong for some type."""
+    return any(element.encoding is Encoding.FLOAT8 or element.bits < 8 for element in elements)
 
 
 def record_session_config(model: onnx.ModelProto, entries: Iterable[tuple[str, str]]) -> None:

@@ -51,6 +51,7 @@ class Configuration:
         cost_s: Expected seconds, nothing shared.
         excluded: Why it must not run, or None.
         layers: What was chosen for them; None where the space says nothing of layers.
+        watched: Values of the keys `WATCHED`, as written.
     """
 
     index: int | None
@@ -60,6 +61,7 @@ class Configuration:
     cost_s: float
     excluded: str | None = None
     layers: ChosenLayers | None = field(default=None, repr=False)
+    watched: Flat = field(default_factory=dict, repr=False)
 
     @cached_property
     def params(self) -> Flat:
@@ -83,7 +85,7 @@ class Configuration:
         Raises:
             ConfigError: If the configuration is excluded.
         """
-        return QuantConfig(**unflatten(self.effective))
+        return QuantConfig(**unflatten({**self.effective, **self.watched}))
 
     @cached_property
     def short(self) -> str:

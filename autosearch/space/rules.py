@@ -109,7 +109,9 @@ LAYERS = "layers"
 NUM_ITER_LR, NUM_ITERATIONS, LEARNING_RATE = finetune("NumIterLR", "NumIterations", "LearningRate")
 WEIGHT_SYMMETRIC, MOVING_AVERAGE = extra("WeightSymmetric", "CalibMovingAverage")
 ACTIVATION_SYMMETRIC, RANGE_SYMMETRIC = extra("ActivationSymmetric", "CalibTensorRangeSymmetric")
-OPTIM_ALGORITHM = finetune("OptimAlgorithm")[0]
+OPTIM_ALGORITHM, LOG_PERIOD = finetune("OptimAlgorithm", "LogPeriod")
+WATCHED = (LOG_PERIOD,)
+"""What changes the log and not the model: no part of the effective form, and yet carried out as written."""
 PERCENTILE_METHODS = ("Percentile", "LayerWisePercentile")
 
 

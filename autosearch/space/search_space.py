@@ -24,6 +24,7 @@ from autosearch.space.rules import (
     NUM_ITER_LR,
     NUM_ITERATIONS,
     RULES,
+    WATCHED,
     Rule,
     apply_rules,
     refusal,
@@ -184,6 +185,7 @@ class SearchSpace:
             cost_s=self.cost_model.seconds(effective),
             excluded=refusal(values, self.rules),
             layers=layers,
+            watched={key: values[key] for key in WATCHED},
         )
 
     def draw(self, generator: np.random.Generator) -> Configuration:

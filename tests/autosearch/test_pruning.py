@@ -117,6 +117,34 @@ def test_worker_processes_prune(model: Path, feeds: Feeds, settings: dict[str, A
     assert result.best is not None
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"search_metric": "accuracy"},
+        {"search_metric": "loss"},
+        {"search_metric": "L2", "constraints": {"accuracy": {"min": 0.0}}},
+        {"search_metric": "loss", "constraints": {"max_abs": {"max": 1e9}}},
+    ],
+    ids=str,
+)
+def test_metrics_of_labels_are_judged_too(
+    model: Path, feeds: Feeds, settings: dict[str, Any], change: dict[str, Any]
+) -> None:
+    bounds = {"lower": 2.0} if change["search_metric"] == "accuracy" else {"upper": -1.0}  # never kept to
+    labels = np.arange(sum(len(feed["x"]) for feed in feeds)) % 3
+    changed = {**settings, **change, "search_pruner": "threshold", "search_pruner_params": bounds}
+    result = run(AutoSearch(None, changed, model, feeds, eval_labels=labels))
+    assert len(result.pruned) == DISTINCT
+    assert all({*trial.outcome.intermediate} == {REPORT_AT[0]} for trial in result.pruned)
+
+
+def test_workers_say_nothing_of_the_studies_that_judge(
+    model: Path, feeds: Feeds, settings: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(AutoSearch(None, {**settings, **MEDIAN, "n_jobs": 2}, model, feeds))
+    assert "study" not in capfd.readouterr().err
+
+
 def test_a_threshold_prunes_from_the_first_trial_on(
     model: Path, feeds: Feeds, settings: dict[str, Any]
 ) -> None:
@@ -157,7 +185,7 @@ def score(path: str) -> float:
         ({"search_pruner": "percentile"}, "search_pruner_params: 'percentile': .*percentile"),
         ({"search_pruner_params": {"upper": 1.0}}, "search_pruner_params: no pruner to take them"),
         ({"search_pruner": "threshold"}, "search_pruner_params: 'threshold': "),
-        ({"search_pruner": "median", "search_evaluator": score}, "a custom evaluator gives one value"),
+        ({"search_pruner": "median", "search_evaluator": score}, "score comes from a custom evaluator"),
     ],
 )
 def test_what_cannot_be_pruned_is_refused(

@@ -274,6 +274,17 @@ def test_a_first_stage_of_failures_ends_the_search_with_their_cause(two_stage: A
     assert result.stop_reason.endswith("and 5 other causes")
 
 
+def test_a_first_stage_that_breaks_a_constraint_ends_the_search_with_it(two_stage: Any) -> None:
+    def fails(config: dict[str, Any]) -> float:
+        raise AssertionError("such models are not evaluated")
+
+    result = run(two_stage(fails, constraints={"model_size": {"max": 1}}))
+    assert of_stage(result, FINETUNE) == []
+    assert result.failed == ()
+    assert result.stop_reason.startswith("no calibration configuration was evaluated to the end, ")
+    assert result.stop_reason.endswith(f": {CALIBRATED} break model_size <= 1")
+
+
 def test_worker_processes_find_the_same(two_stage: Any, tmp_path: Path) -> None:
     alone = run(two_stage())
     together = run(two_stage(n_jobs=2, search_output_dir=str(tmp_path / "parallel")))

@@ -11,7 +11,6 @@ from evaluators import (
     DistanceEvaluator,
     EvaluationError,
     EvaluatorInputError,
-    Metric,
     PerplexityEvaluator,
     as_evaluator,
 )
@@ -108,7 +107,7 @@ def test_the_distances_are_reported_and_may_spare_the_others(float_model, model)
 
     distance = DistanceEvaluator(float_model, Feeds())
     evaluator = CombinedEvaluator([costly, CombinedEvaluator([distance, size])])
-    assert evaluator.reported == (Metric("L2", "", "minimize", against_float=True),)
+    assert evaluator.reporting() is distance and evaluator.reporting("size") is None
     reports = []
     values = evaluator.evaluate(
         model, report=lambda percentage, metrics: reports.append((percentage, dict(metrics))), report_at=(50,)
@@ -127,11 +126,29 @@ def test_the_distances_are_reported_and_may_spare_the_others(float_model, model)
     assert len(calls) == 1
 
 
+def test_the_metric_that_is_asked_for_is_reported(float_model, model):
+    accuracy = AccuracyEvaluator(FEEDS, LABELS)
+    evaluator = CombinedEvaluator([DistanceEvaluator(float_model, FEEDS), accuracy])
+    assert evaluator.reporting("accuracy") is accuracy
+    reports = []
+
+    def report(percentage, metrics):
+        reports.append((percentage, dict(metrics)))
+
+    values = evaluator.evaluate(model, report=report, report_at=(50,), reported="accuracy")
+    assert values == evaluator.evaluate(model)
+    half = AccuracyEvaluator(FEEDS[:1], LABELS[:4]).evaluate(model)
+    assert reports == [(50, half)]
+
+
 def test_a_report_needs_someone_who_reports(model):
-    evaluator = CombinedEvaluator([AccuracyEvaluator(FEEDS, LABELS)])
-    assert evaluator.reported == ()
-    with pytest.raises(EvaluatorInputError, match="report: none of the evaluators"):
+    evaluator = CombinedEvaluator([size])
+    assert evaluator.reporting() is None
+    with pytest.raises(EvaluatorInputError, match="report: none of the evaluators gives values"):
         evaluator.evaluate(model, report=lambda percentage, metrics: None, report_at=(50,))
+    evaluator = CombinedEvaluator([AccuracyEvaluator(FEEDS, LABELS), size])
+    with pytest.raises(EvaluatorInputError, match="report: none of the evaluators gives size"):
+        evaluator.evaluate(model, report=lambda percentage, metrics: None, report_at=(50,), reported="size")
 
 
 def test_float_outputs_are_prepared_and_freed_with_it(float_model, model):

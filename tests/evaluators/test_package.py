@@ -23,6 +23,7 @@ def test_exported_names():
         "PerplexityEvaluator",
         "SessionSettings",
         "as_evaluator",
+        "can_report",
         "distance_metric",
         "float_cost",
         "hardware_metrics",

@@ -96,6 +96,28 @@ def test_every_combination_means_the_same_at_every_optimisation_level(
         assert distance(optimised, plain) <= 0.35 * distance(plain, real) + 1e-5
 
 
+@pytest.mark.parametrize("activation", ["QInt4", "QUInt4", "QInt2", "QUInt2", "QInt8", "QUInt16"])
+def test_a_clip_before_narrow_types_is_left_alone(stages: Pipeline, activation: str) -> None:
+    """onnxruntime rewrites a Clip or Relu of floats before QuantizeLinear, and knows bytes and more alone."""
+    config = QuantConfig(
+        activation_type=activation,
+        extra_options={"OpTypesToExcludeOutputQuantization": ["Conv"], "QDQKeepRemovableActivations": True},
+    )
+    _check_levels(stages.quantize(config))
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4", "int2", "uint2", "int8", "uint16", "float8e5m2"])
+def test_a_clip_before_narrow_formats_is_left_alone(stages: Pipeline, name: str) -> None:
+    table = {"by": "type", "default": {"data_in_name": name}, "Relu": {"name": "NA"}}
+    _check_levels(stages.quantize(QuantConfig(layers=table)))
+
+
+def _check_levels(quantized: QuantizedModel) -> None:
+    plain = outputs(quantized, LEVELS.ORT_DISABLE_ALL)
+    optimised = outputs(quantized, LEVELS.ORT_ENABLE_ALL)
+    assert distance(optimised, plain) <= 0.35 * distance(plain, real_outputs()) + 1e-5
+
+
 @pytest.mark.parametrize("element", ELEMENT_NAMES)
 @pytest.mark.parametrize("options", [{}, {"per_channel": True}, {"extra_options": {"BlockSize": 5}}], ids=str)
 def test_runs_as_the_standard_says(element: str, options: dict[str, object]) -> None:
@@ -175,6 +197,16 @@ class TestBlocks:
     def test_asymmetric_blocks_have_zero_points_of_their_own(self) -> None:
         quantized = quantize(network(), FEEDS, weight_type="QUInt4", extra_options={"BlockSize": 8})
         assert len(np.unique(initializers(quantized.model)["m_zero_point"].astype(int))) > 1
+
+    @pytest.mark.parametrize("weight", ["QInt4", "QInt8", "QUInt8", "QInt16"])
+    @pytest.mark.parametrize("activation", ["QInt8", "QUInt8", "QInt16"])
+    def test_run_at_every_level(self, activation: str, weight: str) -> None:
+        """onnxruntime's kernel for a MatMul of bytes takes no blocks."""
+        options = {"BlockSize": 8}
+        quantized = quantize(
+            network(), FEEDS, activation_type=activation, weight_type=weight, extra_options=options
+        )
+        _check_levels(quantized)
 
     def test_smaller_blocks_come_nearer(self, stages: Pipeline) -> None:
         errors = []

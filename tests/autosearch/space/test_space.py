@@ -409,3 +409,14 @@ def test_a_million_points() -> None:
         }
     )
     assert space.raw_size == len(space.enumeration) == 1_000_000
+
+
+@pytest.mark.parametrize("where", ["base", "space"])
+def test_what_only_changes_the_log_is_carried_out_as_written(where: str) -> None:
+    given = {"extra_options": {"FastFinetune": {"LogPeriod": 7}}}
+    written = {"extra_options": {"FastFinetune": {"LogPeriod": [7]}}} if where == "space" else {}
+    base = QuantConfig(include_fast_ft=True, **(given if where == "base" else {}))
+    (found,) = SearchSpace({"per_channel": [True], **written}, base)
+    (plain,) = SearchSpace({"per_channel": [True]}, QuantConfig(include_fast_ft=True))
+    assert found.config.extra_options.FastFinetune.LogPeriod == 7
+    assert found.digest == plain.digest == config_digest(found.config)
