@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Any
@@ -31,12 +31,13 @@ from quant.finetune.finetune import (
     correct_biases,
     finetune_model,
 )
+from quant.finetune.float_side import FLOAT_COLUMNS, KeptBlocks
 from quant.finetune.numbers import Numbers, Quantization
 from quant.finetune.results import CachedSolve
 from quant.finetune.walk import Twins
 from quant.graph.insert import Skeleton, fill
 from quant.graph.placement import Placement, PlacementOptions
-from quant.graph.session import check_providers
+from quant.graph.session import Provider, check_providers
 from quant.graph_stages import Transformed
 from quant.grids import Grids
 from quant.layer_stages import RANGE_OPTIONS, LayerStages
@@ -135,12 +136,33 @@ class Pipeline(LayerStages):
         start, count = time.perf_counter(), self.cache.counts.setdefault("finetuning", StageCount())
         if config.include_fast_ft:
             corrected, solve = config.extra_options.BiasCorrection, CachedSolve(self.cache)
-            finetuned = finetune_model(twins, numbers, options, correct_biases=corrected, solve=solve)
+            keep = partial(self._float_columns, transformed, options, providers)
+            finetuned = finetune_model(
+                twins, numbers, options, correct_biases=corrected, solve=solve, keep=keep
+            )
         else:
             finetuned = correct_biases(twins, numbers)
         count.computed += 1
         count.seconds += time.perf_counter() - start
         return finetuned
+
+    def _float_columns(
+        self,
+        transformed: Transformed,
+        options: FastFinetuneConfig,
+        providers: tuple[Provider, ...],
+        walk: list[list[str]],
+        compute: Callable[[], KeptBlocks | None],
+    ) -> KeptBlocks | None:
+        """What finetuning needs of the float model: see `FloatSide`."""
+        key = {
+            "of": transformed.key,
+            "data": self._data(options.DataSize).digest,
+            "providers": providers,
+            "columns": options.model_dump(include={"MaxColumns", "FixedSeed"}),
+            "walk": walk,
+        }
+        return self.cache.get(FLOAT_COLUMNS, key, compute)
 
     def sensitivity(self, config: QuantConfig) -> SensitivityTable:
         """What every tensor, node or block costs when it alone is narrow, by `AutoMixprecision`'s options.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quant.errors import QuantizationError
-from quant.finetune.block import BLOCK_BYTES, Block, Columns, Draw
-from quant.finetune.moments import InputMoments
+from quant.finetune.block import Array, Block, Columns
+from quant.finetune.moments import InputMoments, OutputShift
 
-Array = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
 _FEW_ROWS = 16
@@ -20,19 +20,18 @@ _FEW_ROWS = 16
 
 
 class MomentsAccumulator:
-    """Adds up the moments of one layer, batch by batch, in any split of the data.
+    """Adds up the moments of layers that read the same columns, batch by batch, in any split of the data.
 
     With X the columns of the layer's input in the float model and X̂ those in the quantized one, N of each,
     G = X̂ X̂ᵀ / N, C = X X̂ᵀ / N and H = X Xᵀ / N are the `gram`, `cross` and `float_gram` of `InputMoments`,
-    in float64; the first two, or all three, are the same array if X̂ = X throughout.
+    in float64; the first two, or all three, are the same array if X̂ = X throughout. With weights W of layers,
+    the moments of W X̂ − W X take the place of C.
 
     Products of float32 within a block of columns, sums over blocks in float64. Memory: one to three
-    sums of shape (groups, in, in) and two blocks, whatever the size of the feature maps. Where there are
-    many more columns than are needed to know the moments, some of them, drawn by a seed, stand for all.
+    sums of shape (groups, in, in) and two blocks, whatever the size of the feature maps.
 
     Attributes:
         columns: The layer.
-        max_bytes: Of a block.
         count: N so far.
     """
 
@@ -40,78 +39,73 @@ class MomentsAccumulator:
         self,
         columns: Columns,
         *,
+        weights: tuple[Array, ...] = (),
         float_gram: bool = False,
         products: bool = True,
-        share: float = 1.0,
-        seed: int = 0,
-        max_bytes: int = BLOCK_BYTES,
     ) -> None:
         """Starts from nothing.
 
         Args:
             columns: The layer.
+            weights: W of each layer whose `OutputShift` is wanted in place of C, shape (groups, out, in).
             float_gram: Also add up H, for the value of the error and not only its minimum.
             products: Whether to add up more than the means; G and C are zero without.
-            share: Of the columns that are added, about.
-            seed: Which ones.
-            max_bytes: Of a block.
         """
         self.columns = columns
-        self.max_bytes = max_bytes
-        self.share = share
-        self.seed = seed
         self._wants_float_gram = float_gram
         self._multiply = _add_products if products else _add_nothing
         self._rows = (columns.groups, columns.taps, columns.inputs // columns.taps)
         self._gram = self._zeros()  # of the upper half, tap ≤ tap
         self._cross: Matrix | None = None  # while every X̂ was X, the sums of X̂ stand for all
         self._float_gram: Matrix | None = None
+        self._shift = _ShiftSums(columns, weights) if weights else None
         self._means = np.zeros((2, *self._rows))
         self.count = 0
 
-    def add(self, x: NDArray[Any], x_quantized: NDArray[Any], batch: int = 0) -> None:
-        """Adds one batch of the layer's input in both models.
+    def add(self, blocks: Iterable[Block], quantized_blocks: Iterable[Block] | None = None) -> None:
+        """Adds columns of the layer's input in both models.
 
         Args:
-            x: From the float model, as the node takes it.
-            x_quantized: From the quantized one, of the same shape; the same object where X̂ = X, for
-                which one product is made instead of two.
-            batch: Number of the batch, which decides on the columns where they are a share.
+            blocks: From the float model.
+            quantized_blocks: The same columns from the quantized one; None where X̂ = X, for which one
+                product is made instead of two.
         """
-        if x_quantized is x and self._cross is None:
-            for block, means in self._blocks(x, batch):
+        if quantized_blocks is None and self._cross is None:
+            for block in blocks:
                 self.count += block.count
-                self._means += means
+                self._means += block.sums()
                 self._multiply(self._gram, block, block)
             return
-        self._part()
-        assert x.shape == x_quantized.shape and self._cross is not None
-        blocks = (self._blocks(values, batch) for values in (x, x_quantized))
-        for (block, means), (quantized, quantized_means) in zip(*blocks, strict=True):
+        if self._shift is None:
+            self._part()
+        for block, quantized in _pairs(blocks, quantized_blocks):
+            assert block.values.shape == quantized.values.shape
             self.count += block.count
-            self._means += np.stack([means, quantized_means])
+            self._means += np.stack([block.sums(), quantized.sums()])
             self._multiply(self._gram, quantized, quantized)
-            self._multiply(self._cross, block, quantized)
+            if self._shift is not None:
+                self._shift.add(block, quantized)
+            if self._cross is not None:
+                self._multiply(self._cross, block, quantized)
             if self._float_gram is not None:
                 self._multiply(self._float_gram, block, block)
 
-    def merge(self, other: MomentsAccumulator) -> MomentsAccumulator:
-        """The accumulator that has seen the batches of both, for one layer."""
-        merged = MomentsAccumulator(self.columns, float_gram=self._wants_float_gram, max_bytes=self.max_bytes)
-        if self._cross is not None or other._cross is not None:
-            merged._part()
-        for part in (self, other):
-            merged._gram += part._gram
-            merged._means += part._means
-            merged.count += part.count
-            if merged._cross is not None:
-                merged._cross += _mirrored(part._gram) if part._cross is None else part._cross
-            if merged._float_gram is not None:
-                merged._float_gram += part._gram if part._float_gram is None else part._float_gram
-        return merged
+    def take(self, other: MomentsAccumulator) -> None:
+        """Adds what another one for the same layers has seen."""
+        if other._cross is not None:
+            self._part()
+        if self._cross is not None:
+            self._cross += _mirrored(other._gram) if other._cross is None else other._cross
+        if self._float_gram is not None:
+            self._float_gram += other._gram if other._float_gram is None else other._float_gram
+        if self._shift is not None and other._shift is not None:
+            self._shift.take(other._shift)
+        self._gram += other._gram
+        self._means += other._means
+        self.count += other.count
 
-    def result(self) -> InputMoments:
-        """The moments so far.
+    def result(self) -> tuple[InputMoments, ...]:
+        """The moments so far: of each layer with a weight, or one for all without.
 
         Raises:
             QuantizationError: If there was not one output position.
@@ -119,23 +113,15 @@ class MomentsAccumulator:
         if not self.count:
             raise QuantizationError("moments: no output position in any batch of the calibration data")
         gram = self._matrix(_mirrored(self._gram))
+        mean, quantized_mean = (self.columns.unfold(sums, 1) / self.count for sums in self._means)
+        if self._shift is not None:
+            shifts = self._shift.result(self.count)
+            return tuple(InputMoments(gram, None, mean, quantized_mean, None, shift) for shift in shifts)
         cross = gram if self._cross is None else self._matrix(self._cross)
         float_gram = gram if self._cross is None else None
         if self._float_gram is not None:
             float_gram = self._matrix(_mirrored(self._float_gram))
-        mean, quantized_mean = (self.columns.unfold(sums, 1) / self.count for sums in self._means)
-        return InputMoments(gram, cross, mean, quantized_mean, float_gram)
-
-    def _blocks(self, x: NDArray[Any], batch: int) -> Iterator[tuple[Block, Matrix]]:
-        """Of one batch, each with the sums of its columns; those of all columns come with the first."""
-        if self.share < 1:
-            for block in self.columns.drawn(x, Draw(self.share, (self.seed, batch))):
-                yield block, block.sums()
-            return
-        sums = self.columns.sums(x)
-        for block in self.columns.blocks(x, self.max_bytes):
-            yield block, sums
-            sums = np.zeros_like(sums)
+        return (InputMoments(gram, cross, mean, quantized_mean, float_gram),)
 
     def _zeros(self) -> Matrix:
         return np.zeros((*self._rows, *self._rows[1:]))
@@ -149,6 +135,57 @@ class MomentsAccumulator:
     def _matrix(self, sums: Matrix) -> Matrix:
         """Means in the order of the weights, shape (groups, in, in)."""
         return self.columns.unfold(self.columns.unfold(sums, 1), 2) / self.count
+
+
+def _pairs(blocks: Iterable[Block], others: Iterable[Block] | None) -> Iterator[tuple[Block, Block]]:
+    if others is None:  # two objects, or products would be taken for symmetric ones
+        return ((block, replace(block)) for block in blocks)
+    return zip(blocks, others, strict=True)
+
+
+class _ShiftSums:
+    """Sums for `OutputShift` of some layers, whose outputs lie one behind the other.
+
+    Attributes:
+        product: Of r x̂ᵀ, shape (groups, outputs of all, taps, rows).
+        mean: Of r, shape (groups, outputs of all).
+        power: Of r², the same.
+    """
+
+    def __init__(self, columns: Columns, weights: tuple[Array, ...]) -> None:
+        rows = (columns.taps, columns.inputs // columns.taps)
+        order = columns.unfold(np.arange(columns.inputs).reshape(rows), 0)
+        self.columns = columns
+        self.ends = np.cumsum([0, *(weight.shape[1] for weight in weights)])
+        self.weight = np.empty((columns.groups, self.ends[-1], columns.inputs), np.float32)
+        self.weight[:, :, order] = np.concatenate(weights, axis=1)
+        self.weight = self.weight.reshape(*self.weight.shape[:2], *rows)
+        self.product = np.zeros(self.weight.shape)
+        self.mean, self.power = np.zeros((2, *self.weight.shape[:2]))
+
+    def add(self, block: Block, quantized: Block) -> None:
+        """Adds columns; r is made of the differences of the inputs, which keeps its digits."""
+        change = Block(quantized.values - block.values, block.taps, block.dilation, block.length)
+        shift = np.zeros((*self.mean.shape, block.count), np.float32)
+        for tap, window in enumerate(change.windows()):
+            shift += self.weight[:, :, tap] @ window
+        self.mean += shift.sum(axis=-1, dtype=np.float64)
+        self.power += np.vecdot(shift, shift)
+        for tap, window in enumerate(quantized.windows()):
+            self.product[:, :, tap] += shift @ window.mT
+
+    def take(self, other: _ShiftSums) -> None:
+        """Adds another one's sums."""
+        self.product += other.product
+        self.mean += other.mean
+        self.power += other.power
+
+    def result(self, count: int) -> Iterator[OutputShift]:
+        """Means, for one layer after another."""
+        product = self.columns.unfold(self.product, 2) / count
+        for start, end in pairwise(self.ends):
+            own = slice(start, end)
+            yield OutputShift(product[:, own], self.mean[:, own] / count, self.power[:, own] / count)
 
 
 def _add_products(sums: Matrix, left: Block, right: Block) -> None:

@@ -24,7 +24,7 @@ class Block:
     first = k dilation. So the taps share memory, and sums of products over them share work.
 
     Attributes:
-        values: Shape (groups, rows, length + (taps - 1) dilation, positions), float32.
+        values: Shape (groups, rows, length + (taps - 1) dilation, positions), float32, contiguous.
         taps: Of the folded axis.
         dilation: Of the folded axis.
         length: Output positions along the folded axis.
@@ -45,11 +45,17 @@ class Block:
         stretch = self.values[:, :, start:stop]
         return stretch.reshape(*stretch.shape[:2], -1)
 
+    def windows(self) -> Iterator[Array]:
+        """Rows of one tap after another, each of shape (groups, rows, count); views."""
+        for tap in range(self.taps):
+            yield self.rows(tap * self.dilation, tap * self.dilation + self.length)
+
     def sums(self) -> NDArray[np.float64]:
-        """Of its columns, shape (groups, taps, rows)."""
-        lines = self.values.sum(axis=-1, dtype=np.float64)
+        """Of its columns, shape (groups, taps, rows); along the folded axis in float64."""
+        lines = self.values @ np.ones(self.values.shape[-1], np.float32)
         starts = [tap * self.dilation for tap in range(self.taps)]
-        return np.stack([lines[..., start : start + self.length].sum(axis=-1) for start in starts], axis=1)
+        windows = (lines[..., start : start + self.length] for start in starts)
+        return np.stack([window.sum(axis=-1, dtype=np.float64) for window in windows], axis=1)
 
 
 @dataclass(frozen=True)
@@ -109,10 +115,6 @@ class Columns(Protocol):
         """Number of columns of an input of this shape."""
         ...
 
-    def sums(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        """Sum of one batch's columns, shape (groups, taps, rows)."""
-        ...
-
     def unfold(self, rows: NDArray[Any], axis: int) -> NDArray[Any]:
         """Replaces axes (taps, rows) of an array by one axis (inputs), in the order of the weights."""
         ...
@@ -122,7 +124,5 @@ def drawn_columns(columns: Columns, x: NDArray[Any], draw: Draw) -> Array:
     """Some of one batch's columns, all taps written out: shape (groups, in, count)."""
     parts = [np.zeros((columns.groups, columns.inputs, 0), np.float32)]
     for block in columns.drawn(x, draw):
-        starts = [tap * block.dilation for tap in range(block.taps)]
-        taps = np.stack([block.rows(start, start + block.length) for start in starts], axis=1)
-        parts.append(columns.unfold(taps, 1))
+        parts.append(columns.unfold(np.stack([*block.windows()], axis=1), 1))
     return np.concatenate(parts, axis=2)

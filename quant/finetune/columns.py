@@ -83,26 +83,24 @@ class MatrixColumns:
     taps = 1
 
     def blocks(self, x: NDArray[Any], max_bytes: int) -> Iterator[Block]:
-        del max_bytes  # they are views of the input
-        rows = self._rows(x)
-        if self.factor != 1:
-            rows = rows * np.float32(self.factor)
-        yield Block(rows.T[None, :, None, :], 1, 1, 1)
+        del max_bytes  # they take no more than the input
+        yield self._block(self._rows(x))
 
     def drawn(self, x: NDArray[Any], draw: Draw) -> Iterator[Block]:
         rows = self._rows(x)
-        rows = rows[draw.of(len(rows))] * np.float32(self.factor)
-        yield Block(rows.T[None, :, None, :], 1, 1, 1)
+        yield self._block(rows[draw.of(len(rows))])
 
     def count(self, shape: tuple[int, ...]) -> int:
         return prod(shape) // self.inputs
 
-    def sums(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        total: NDArray[np.float64] = self._rows(x).sum(axis=0, dtype=np.float64)
-        return total[None, None] * self.factor
-
     def unfold(self, rows: NDArray[Any], axis: int) -> NDArray[Any]:
         return rows.reshape(*rows.shape[:axis], self.inputs, *rows.shape[axis + 2 :])
+
+    def _block(self, rows: Array) -> Block:
+        columns = np.ascontiguousarray(rows.T)
+        if self.factor != 1:
+            columns = columns * np.float32(self.factor)
+        return Block(columns[None, :, None, :], 1, 1, 1)
 
     def _rows(self, x: NDArray[Any]) -> Array:
         """The columns of the input as rows, a view if they lie so."""

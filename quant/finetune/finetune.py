@@ -17,11 +17,12 @@ from quant.finetune.algorithms import algorithm_for
 from quant.finetune.bias import corrected_bias
 from quant.finetune.blas import one_thread
 from quant.finetune.device import Device, open_device
-from quant.finetune.grid import moved
+from quant.finetune.float_side import Keep
+from quant.finetune.grid import Array, moved
 from quant.finetune.judge import Judge
 from quant.finetune.layer import Algorithm, LayerProblem, LayerResult, finetune_layer
 from quant.finetune.layers import Layer
-from quant.finetune.moments import InputMoments
+from quant.finetune.moments import InputMoments, OutputShift
 from quant.finetune.numbers import Numbers
 from quant.finetune.relu_aware import InputSample
 from quant.finetune.walk import Twins, Wanted, groups_of, walk
@@ -61,18 +62,23 @@ def solve_layer(
 ) -> LayerResult:
     """`finetune_layer` on a device, from and to NumPy arrays."""
     put, moments, sample = device.put, problem.moments, problem.sample
-    gram = put(moments.gram)
+    gram, shift = put(moments.gram), moments.shift
+
+    def optional(array: NDArray[Any] | None) -> Array | None:
+        return None if array is None else put(array)
+
     on_device = LayerProblem(
         put(problem.weight),
         InputMoments(
             gram,
-            gram if moments.cross is moments.gram else put(moments.cross),
+            gram if moments.cross is moments.gram else optional(moments.cross),
             put(moments.mean),
             put(moments.quantized_mean),
-            None if moments.float_gram is None else put(moments.float_gram),
+            optional(moments.float_gram),
+            None if shift is None else OutputShift(put(shift.product), put(shift.mean), put(shift.power)),
         ),
         moved(problem.grid, put),
-        None if problem.bias is None else put(problem.bias),
+        optional(problem.bias),
         None
         if sample is None
         else InputSample(put(sample.inputs), put(sample.quantized_inputs), sample.high),
@@ -91,6 +97,7 @@ def finetune_model(
     *,
     correct_biases: bool = False,
     solve: Solve = solve_layer,
+    keep: Keep | None = None,
 ) -> Finetuned:
     """Finetunes the weights of the target layers, in topological order.
 
@@ -104,6 +111,7 @@ def finetune_model(
         config: Parameters.
         correct_biases: Update biases as with `UpdateBias`.
         solve: How one layer is finetuned.
+        keep: How the float model's columns are kept for other configurations; None = not at all.
 
     Raises:
         ConfigError: If a parameter makes no sense, or the device is not there.
@@ -115,13 +123,14 @@ def finetune_model(
     wanted = Wanted(
         ratio > 0,
         float_gram=0 < ratio < 1 or bool(config.LRAdjust),
+        shifts=ratio == 1,
         max_columns=config.MaxColumns,
         seed=config.FixedSeed,
         samples=config.ReluAware,
     )
     model, judges = _Updates(twins, quantization), _Judges(twins, quantization, config)
     losses, left = {}, list(skipped)
-    for group in walk(twins, groups_of(layers), wanted):
+    for group in walk(twins, groups_of(layers), wanted, keep):
         for layer, moments, sample in group:
             weight = layer.matrix(quantization.constants)
             problem = LayerProblem(

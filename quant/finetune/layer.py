@@ -49,15 +49,19 @@ class LayerProblem:
         if self.weight.ndim != 3:
             raise ValueError(f"weight: shape {self.weight.shape}; reshape it to (groups, out, in)")
         groups, outputs, inputs = self.weight.shape
-        square, vector = (groups, inputs, inputs), (groups, inputs)
+        square, vector, rows = (groups, inputs, inputs), (groups, inputs), (groups, outputs)
+        shift = self.moments.shift
         expected = {
             "moments.gram": (self.moments.gram, square),
             "moments.cross": (self.moments.cross, square),
             "moments.float_gram": (self.moments.float_gram, square),
             "moments.mean": (self.moments.mean, vector),
             "moments.quantized_mean": (self.moments.quantized_mean, vector),
-            "bias": (self.bias, (groups, outputs)),
-            "weight": (self.weight, (groups, outputs, inputs)),
+            "moments.shift.product": (shift and shift.product, (*rows, inputs)),
+            "moments.shift.mean": (shift and shift.mean, rows),
+            "moments.shift.power": (shift and shift.power, rows),
+            "bias": (self.bias, rows),
+            "weight": (self.weight, (*rows, inputs)),
         }
         for name, (array, shape) in expected.items():
             if array is not None:

@@ -39,11 +39,16 @@ class Quadratic:
     def of(cls, weight: Array, moments: InputMoments) -> Quadratic:
         """Everything in the dtype of the moments.
 
-        Moments without `float_gram` make the constant 0: losses are then the increase over that of
+        With `moments.shift`, R = E[r x̂ᵀ] and the constant is E[r²] for each output. Otherwise moments
+        without `float_gram` make the constant 0: losses are then the increase over that of
         the float weight, negative where Q undoes some of the error of the inputs.
         """
         xp = array_namespace(weight)
         weight = xp.astype(weight, moments.gram.dtype)
+        if moments.shift is not None:
+            return cls(weight, moments.gram, moments.shift.product, moments.shift.power)
+        if moments.cross is None:
+            raise ValueError("moments: they have neither cross nor shift")
         linear = weight @ (moments.gram - moments.cross)
         if moments.float_gram is None:
             return cls(weight, moments.gram, linear, xp.zeros_like(linear[:, :, 0]))

@@ -38,7 +38,7 @@ def _bytes(result: LayerResult) -> int:
     return int(result.weight.nbytes)
 
 
-LAYERS: Stage[LayerResult] = Stage("finetuned layers", 2, 10_000, _encode, _decode, 1 << 28, _bytes)
+LAYERS: Stage[LayerResult] = Stage("finetuned layers", 3, 10_000, _encode, _decode, 1 << 28, _bytes)
 """By everything that decides them, so that configurations whose first layers agree share those."""
 
 
@@ -53,9 +53,10 @@ class CachedSolve:
     ) -> LayerResult:
         moments = problem.moments
         statistics = (moments.gram, moments.cross, moments.mean, moments.quantized_mean, moments.float_gram)
-        sample = problem.sample
+        shift, sample = moments.shift, problem.sample
+        shifts = () if shift is None else (shift.product, shift.mean, shift.power)
         columns = () if sample is None else (sample.inputs, sample.quantized_inputs)
-        arrays = (problem.weight, problem.bias, *statistics, *columns)
+        arrays = (problem.weight, problem.bias, *statistics, *shifts, *columns)
         key = {
             "cut_at": None if sample is None else repr(sample.high),
             "arrays": _digest(arrays),

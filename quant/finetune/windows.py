@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.finetune.block import BLOCK_BYTES, Block, Draw
+from quant.finetune.block import Block, Draw
 from quant.finetune.convolution import Axis, Convolution
 
 _POINT = Axis(kernel=1, stride=1, dilation=1, upsampling=1, flipped=False, offset=0, length=1)
@@ -74,13 +74,6 @@ class WindowColumns:
 
     def count(self, shape: tuple[int, ...]) -> int:
         return shape[0] * prod(axis.length for axis in self.convolution.axes(shape[2:]))
-
-    def sums(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        total = np.zeros((self.groups, self.taps, self.inputs // self.taps))
-        pooled = x.sum(axis=0, keepdims=True, dtype=np.float32)  # the windows of all samples are the same
-        for block in self.blocks(pooled, BLOCK_BYTES):
-            total += block.sums()
-        return total
 
     def unfold(self, rows: NDArray[Any], axis: int) -> NDArray[Any]:
         before, after = rows.shape[:axis], rows.shape[axis + 2 :]

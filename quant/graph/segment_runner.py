@@ -68,7 +68,7 @@ class SegmentRunner:
         """
         self.segments = plan_segments(model.graph, cuts)
         self._model = model
-        self._feeds = tuple(feeds)
+        self.feeds = tuple(feeds)
         self._providers = providers
         self._threads = threads
         self._config = tuple(config)
@@ -101,14 +101,14 @@ class SegmentRunner:
         return self._current
 
     def _run(self, segment: Segment) -> Iterator[Values]:
-        if not segment.nodes or not self._feeds:
-            for batch in range(len(self._feeds)):
+        if not segment.nodes or not self.feeds:
+            for batch in range(len(self.feeds)):
                 yield self._finish(segment, batch, {})
             return
         model = self._typed(segment_model(self._model, segment), segment.inputs)
         names = [value.name or "" for value in model.graph.outputs]
         with float_session(model, (), self._providers, self._threads, self._config) as session:
-            for batch in range(len(self._feeds)):
+            for batch in range(len(self.feeds)):
                 feed = {name: self._value(batch, name) for name in segment.inputs}
                 values = run_in_parts(lambda part: session.run(names, dict(part)), feed)
                 yield self._finish(segment, batch, dict(zip(names, values, strict=True)))
@@ -126,12 +126,12 @@ class SegmentRunner:
         return values
 
     def _value(self, batch: int, name: str) -> NDArray[Any]:
-        feed = self._feeds[batch]
+        feed = self.feeds[batch]
         return feed[name] if name in feed else self._frontier.get(batch, name)
 
     def _typed(self, model: ir.Model, inputs: Sequence[str]) -> ir.Model:
         """Gives the model's inputs the type and sizes of their arrays, in place; what varies stays free."""
-        batches = range(len(self._feeds))
+        batches = range(len(self.feeds))
         for value, name in zip(model.graph.inputs, inputs, strict=True):
             value.dtype = ir.DataType.from_numpy(self._value(0, name).dtype)
             shapes = [self._value(batch, name).shape for batch in batches]

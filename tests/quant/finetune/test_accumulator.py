@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from onnx import numpy_helper
 
 from quant import QuantizationError
 from quant.finetune.accumulator import MomentsAccumulator
-from quant.finetune.block import Draw
+from quant.finetune.block import BLOCK_BYTES, Block, Draw
 from quant.finetune.moments import InputMoments
+from quant.finetune.quadratic import Quadratic
 from quant.finetune.weights import from_matrix
 from tests.quant.finetune.layers import Layer, columns_of
 from tests.quant.graphs import Array, floats, run
@@ -45,8 +47,22 @@ def pairs(layer: Layer, sizes: tuple[int, ...] = (4, 1, 3)) -> list[tuple[Array,
 def accumulate(layer: Layer, batches: list[tuple[Array, Array]], **options: Any) -> MomentsAccumulator:
     accumulator = MomentsAccumulator(layer.columns, **options)
     for x, x_quantized in batches:
-        accumulator.add(x, x_quantized)
+        add(accumulator, x, x_quantized)
     return accumulator
+
+
+def add(
+    accumulator: MomentsAccumulator,
+    x: Array,
+    x_quantized: Array,
+    draw: Draw | None = None,
+    max_bytes: int = BLOCK_BYTES,
+) -> None:
+    def blocks(values: Array) -> Iterator[Block]:
+        columns = accumulator.columns
+        return columns.drawn(values, draw) if draw else columns.blocks(values, max_bytes)
+
+    accumulator.add(blocks(x), None if x_quantized is x else blocks(x_quantized))
 
 
 def assert_same(found: InputMoments, wanted: InputMoments) -> None:
@@ -68,7 +84,7 @@ def brute_force(layer: Layer, batches: list[tuple[Array, Array]]) -> InputMoment
 
 def test_moments_are_those_of_the_columns(layer: Layer) -> None:
     batches = pairs(layer)
-    found = accumulate(layer, batches, float_gram=True).result()
+    found = accumulate(layer, batches, float_gram=True).result()[0]
     assert all(array.dtype == np.float64 for array in (found.gram, found.cross, found.mean))
     assert_same(found, brute_force(layer, batches))
 
@@ -78,7 +94,7 @@ def test_the_error_of_a_candidate_is_a_quadratic_form(layer: Layer) -> None:
     x, x_quantized = layer.x, pairs(layer)[0][1]
     matrix, candidate = layer.matrix.astype(np.float64), np.round(layer.matrix.astype(np.float64) * 4) / 4
     accumulator = accumulate(layer, [(x, x_quantized)], float_gram=True)
-    found = accumulator.result()
+    found = accumulator.result()[0]
     assert found.float_gram is not None
     form = (
         np.trace(candidate @ found.gram @ candidate.mT, axis1=1, axis2=2)
@@ -96,14 +112,33 @@ def test_the_split_into_batches_and_blocks_does_not_show(layer: Layer) -> None:
     batches = pairs(layer)
     if layer.node.op_type != "MatMul" or layer.columns.inputs != layer.x.shape[0]:
         joined = tuple(np.concatenate(part) for part in zip(*batches, strict=True))
-        whole = accumulate(layer, [joined]).result()
-        assert_same(accumulate(layer, batches).result(), whole)
-        assert_same(accumulate(layer, [joined], max_bytes=1).result(), whole)
+        whole = accumulate(layer, [joined]).result()[0]
+        assert_same(accumulate(layer, batches).result()[0], whole)
+        small = MomentsAccumulator(layer.columns)
+        add(small, *joined, max_bytes=1)
+        assert_same(small.result()[0], whole)
+
+
+@pytest.mark.parametrize("same", [(), (0,), (0, 1, 2)])
+def test_the_shift_of_the_outputs_stands_for_the_cross_moments(layer: Layer, same: tuple[int, ...]) -> None:
+    batches = [(x, x if index in same else q) for index, (x, q) in enumerate(pairs(layer))]
+    matrix = layer.matrix.astype(np.float64)
+    weights = (layer.matrix, layer.matrix[:, :1] - 1)  # of two layers with the same input
+    first = accumulate(layer, batches[:1], weights=weights)
+    first.take(accumulate(layer, batches[1:], weights=weights))
+    expected = brute_force(layer, batches)
+    for found, weight in zip(first.result(), (matrix, matrix[:, :1] - 1), strict=True):
+        one, other = Quadratic.of(weight, found), Quadratic.of(weight, expected)
+        for part in ("gram", "linear", "constant"):
+            np.testing.assert_allclose(getattr(one, part), getattr(other, part), atol=1e-4, err_msg=part)
+        one, other = Quadratic.of(weight, found.centred()), Quadratic.of(weight, expected.centred())
+        for part in ("gram", "linear", "constant"):
+            np.testing.assert_allclose(getattr(one, part), getattr(other, part), atol=1e-4, err_msg=part)
 
 
 def test_an_input_that_does_not_differ_has_one_gram_matrix(layer: Layer) -> None:
     batches = [(x, x) for x, _ in pairs(layer)]
-    found = accumulate(layer, batches).result()
+    found = accumulate(layer, batches).result()[0]
     assert found.cross is found.gram is found.float_gram
     assert_same(found, brute_force(layer, batches))
 
@@ -112,7 +147,7 @@ def test_batches_that_differ_may_follow_ones_that_do_not(layer: Layer) -> None:
     different = pairs(layer)
     batches = [(different[0][0], different[0][0]), *different[1:]]
     for order in (batches, batches[::-1]):
-        assert_same(accumulate(layer, order, float_gram=True).result(), brute_force(layer, batches))
+        assert_same(accumulate(layer, order, float_gram=True).result()[0], brute_force(layer, batches))
 
 
 @pytest.mark.parametrize("same", [(), (0,), (0, 1), (1, 2), (0, 1, 2)])
@@ -120,18 +155,18 @@ def test_merged_accumulators_are_as_one(layer: Layer, same: tuple[int, ...]) -> 
     batches = [(x, x if index in same else q) for index, (x, q) in enumerate(pairs(layer))]
     first = accumulate(layer, batches[:1], float_gram=True)
     rest = accumulate(layer, batches[1:], float_gram=True)
-    whole = accumulate(layer, batches, float_gram=True).result()
-    assert_same(first.merge(rest).result(), whole)
-    assert_same(rest.merge(first).result(), whole)
+    whole = accumulate(layer, batches, float_gram=True).result()[0]
+    first.take(rest)
+    assert_same(first.result()[0], whole)
 
 
 @pytest.mark.parametrize("same", [False, True], ids=["two inputs", "one input"])
 def test_a_share_of_the_columns_gives_their_moments(layer: Layer, same: bool) -> None:
     batches = [(x, x if same else q) for x, q in pairs(layer, (6, 6, 6))]
-    accumulator = MomentsAccumulator(layer.columns, float_gram=True, share=0.6, seed=3)
-    for batch, (x, x_quantized) in enumerate(batches):
-        accumulator.add(x, x_quantized, batch)
+    accumulator = MomentsAccumulator(layer.columns, float_gram=True)
     draws = [Draw(0.6, (3, batch)) for batch in range(len(batches))]
+    for draw, (x, x_quantized) in zip(draws, batches, strict=True):
+        add(accumulator, x, x_quantized, draw)
     x, q = (
         np.concatenate(
             [
@@ -145,12 +180,12 @@ def test_a_share_of_the_columns_gives_their_moments(layer: Layer, same: bool) ->
     n = x.shape[2]
     assert 0 < n == accumulator.count < 18 * layer.columns.count((1, *layer.x.shape[1:]))
     wanted = InputMoments(q @ q.mT / n, x @ q.mT / n, x.mean(axis=2), q.mean(axis=2), x @ x.mT / n)
-    assert_same(accumulator.result(), wanted)
+    assert_same(accumulator.result()[0], wanted)
 
 
 def test_empty_batches_count_for_nothing(layer: Layer) -> None:
     batches = pairs(layer)
     empty = (layer.batch(0, 0), layer.batch(0, 0))
-    assert_same(accumulate(layer, [empty, *batches]).result(), accumulate(layer, batches).result())
+    assert_same(accumulate(layer, [empty, *batches]).result()[0], accumulate(layer, batches).result()[0])
     with pytest.raises(QuantizationError, match="no output position"):
-        accumulate(layer, [empty]).result()
+        accumulate(layer, [empty]).result()[0]

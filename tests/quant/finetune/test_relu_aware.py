@@ -79,7 +79,8 @@ def test_the_same_in_the_strictest_namespace() -> None:
     grid = grid_for(a.weight)
     problem = dataclasses.replace(a.problem(grid), sample=sample_of(a, 2.0))
     put: Any = lambda array: strict.asarray(np.array(array))  # noqa: E731
-    moments = type(problem.moments)(*map(put, vars(problem.moments).values()))
+    parts = vars(problem.moments).values()
+    moments = type(problem.moments)(*(None if part is None else put(part) for part in parts))
     sample = sample_of(a, 2.0)
     other = LayerProblem(
         put(problem.weight),
