@@ -122,7 +122,7 @@ def software_evaluators(
         evaluators.append(_top_k(name, left.pop(name), bench, options))
     for name, place in left.items():
         known = {*given, *DISTANCES, *_LABELLED, *_PERPLEXITY, *HARDWARE_METRICS, "weights_above_8_bits"}
-        raise ConfigError(f"{place}: nothing produces this metric{nearest(name, known)}")
+        raise ConfigError(f"{place}: nothing produces a metric {name!r}{nearest(name, known)}")
     return evaluators
 
 

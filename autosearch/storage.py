@@ -323,11 +323,19 @@ def _reason(error: BaseException) -> str:
     return "; ".join(line for line in lines if line)
 
 
-_EXTRAS = {"postgresql": "postgresql", "mysql": "mysql"}
+_DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+"""Database -> what its URLs begin with; the extras that bring the drivers are called like the databases."""
+
+_FORMS = (
+    "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE, mysql+pymysql://USER:PASSWORD@HOST/DATABASE,"
+    " sqlite:////FOLDER/study.db or journal:PATH"
+)
 
 
 def _remedy(url: str, error: BaseException) -> str:
-    extra = _EXTRAS.get(url.partition("://")[0].partition("+")[0])
-    if extra is None or not isinstance(error, ImportError):
-        return ""
-    return f"; install with: pip install 'autosearch[{extra}]'"
+    database = url.partition("://")[0].partition("+")[0]
+    if isinstance(error, ImportError) and database in _DRIVERS:
+        return f"; write {_DRIVERS[database]}://..., and install with: pip install 'autosearch[{database}]'"
+    if url.startswith(_JOURNAL) or database == "sqlite":
+        return "; its folder has to exist and to be writable"
+    return "" if database in _DRIVERS else f"; give {_FORMS}"

@@ -71,7 +71,7 @@ class SearchSpace:
         self.rules = tuple(rules)
         self.limit = limit
         self._chooser = SPACE
-        self._named: frozenset[str] = frozenset()
+        self._named: frozenset[str] | None = None
         self._layers = _layer_names(self.parts)
 
     def with_parts(self, parts: Sequence[Part], chooser: str = SPACE) -> SearchSpace:
@@ -236,8 +236,13 @@ class SearchSpace:
 
     @cached_property
     def _varying(self) -> frozenset[str]:
-        """Keys that do not have one value all over the space, or the one that this is part of."""
-        varying = {key for key in self.parts[0].base if len(self.values_of(key)) > 1} | self._named
+        """Keys that do not have one value all over the space, or the one that this is part of.
+
+        Configurations of that one, as the bases of parts, also differ in what rules made of its choices.
+        """
+        if self._named is not None:
+            return self._named
+        varying = {key for key in self.parts[0].base if len(self.values_of(key)) > 1}
         if NUM_ITER_LR in varying:  # in the effective form, the pair is the two keys
             varying = varying - {NUM_ITER_LR} | {NUM_ITERATIONS, LEARNING_RATE}
         return frozenset(varying)

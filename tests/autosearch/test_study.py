@@ -132,11 +132,16 @@ def test_sqlite_writes_ahead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    ["nonsense", "sqlite:////absent/directory/study.db", "absent://host/name", "journal:/absent/directory/j"],
+    ("url", "remedy"),
+    [
+        ("nonsense", r"give postgresql\+psycopg://.* or journal:PATH"),
+        ("absent://host/name", r"give postgresql\+psycopg://.* or journal:PATH"),
+        ("sqlite:////absent/directory/study.db", "its folder has to exist"),
+        ("journal:/absent/directory/j", "its folder has to exist"),
+    ],
 )
-def test_storages_that_cannot_be_opened_are_refused(url: str) -> None:
-    with pytest.raises(StudyError, match=f"storage '{url}': cannot be opened: "):
+def test_storages_that_cannot_be_opened_are_refused(url: str, remedy: str) -> None:
+    with pytest.raises(StudyError, match=f"storage '{url}': cannot be opened: .*; {remedy}"):
         open_storage(url)
 
 

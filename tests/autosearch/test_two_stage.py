@@ -285,6 +285,20 @@ def test_a_first_stage_that_breaks_a_constraint_ends_the_search_with_it(two_stag
     assert result.stop_reason.endswith(f": {CALIBRATED} break model_size <= 1")
 
 
+def test_trials_are_called_by_what_the_space_varies(two_stage: Any) -> None:
+    """Of two calibration configurations, rules make different ranges symmetric."""
+    space = {**SPACE, "calibrate_method": ["MinMax", "Percentile"], "per_channel": [True]}
+    for trial in of_stage(run(two_stage(search_space=space, two_stage_best_k=3)), FINETUNE):
+        assert "CalibTensorRangeSymmetric" not in trial.short
+        assert set(trial.params) <= {
+            "calibrate_method",
+            "include_fast_ft",
+            "extra_options.Percentile",
+            "extra_options.FastFinetune.NumIterations",
+            "extra_options.FastFinetune.LearningRate",
+        }
+
+
 def test_worker_processes_find_the_same(two_stage: Any, tmp_path: Path) -> None:
     alone = run(two_stage())
     together = run(two_stage(n_jobs=2, search_output_dir=str(tmp_path / "parallel")))
