@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from array_api_compat import array_namespace
 
 from quant.finetune.adam import Adam, Plateau, Progress, adjusted_learning_rate
+from quant.finetune.gptq import Gptq
 from quant.finetune.grid import Array, RoundingGrid
 from quant.finetune.quadratic import Quadratic
 
@@ -26,9 +27,8 @@ class AdaQuant:
     saturation of the grid is passed straight through as well, so that no weight gets stuck.
 
     Departures: scales stay as calibrated; the bias is not trained but eliminated in closed form (see
-    `finetune_layer`); V starts at the optimum W* (`Quadratic.optimum`), which is W where the layer
-    sees float inputs; and each output keeps the best rounding that it passed, since the straight-
-    through gradient never comes to rest.
+    `finetune_layer`); V starts at what `Gptq` makes of W; and each output keeps the best rounding that it
+    passed, since the straight-through gradient never comes to rest.
 
     Attributes:
         num_iterations: At most.
@@ -37,11 +37,11 @@ class AdaQuant:
             other tools have it, is α' / scale.
         early_stop: End when the loss, averaged over 50 iterations, has not fallen twice in a row.
         lr_adjust: (threshold, learning rate): see `adjusted_learning_rate`.
-        damping: Of the optimum.
+        damping: Of GPTQ.
         progress: Whom to tell of the loss, and how often.
     """
 
-    num_iterations: int = 100
+    num_iterations: int = 50
     learning_rate: float = 0.005
     early_stop: bool = False
     lr_adjust: tuple[float, float] | None = None
@@ -55,8 +55,8 @@ class AdaQuant:
         step = _steps(weight, grid)
         factor = 2 * step / quadratic.step_curvature(step)
         learning_rate = adjusted_learning_rate(self.learning_rate, self.lr_adjust, quadratic, grid)
-        moved = (quadratic.optimum(self.damping) - weight) / step  # (V − W) in steps
-        best = grid.round(weight + step * moved)
+        best, _ = Gptq(self.damping).solve(quadratic, grid)
+        moved = (best - weight) / step  # (V − W) in steps
         least = quadratic.losses(best) - quadratic.constant
         adam, plateau, window = Adam(moved), Plateau(), []
         for iteration in range(1, self.num_iterations + 1):

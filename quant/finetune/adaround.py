@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from array_api_compat import array_namespace
 
 from quant.finetune.adam import Adam, Plateau, Progress, adjusted_learning_rate
+from quant.finetune.gptq import Gptq
 from quant.finetune.grid import Array, RoundingGrid
 from quant.finetune.quadratic import Quadratic
 
@@ -32,9 +33,11 @@ class AdaRound:
     `beta_range`, and the optimiser is Adam with the gradient over all samples, 2 (E G + R). Rounds
     up where h(V) >= 1/2 in the end (Nagel et al., 2020, arXiv:2004.10568, eqs. 21 to 24).
 
-    Departures: lower and upper are the grid's neighbours of the optimum W* (`Quadratic.optimum`),
-    which is the paper's W where the layer sees float inputs; and each output's loss is counted in
-    units of `LOSS_UNIT` × `Quadratic.step_curvature`, so that λ fits layers of any magnitude.
+    Departures: V starts not from W but from what `Gptq` rounds, whose neighbours on the grid lower and upper
+    are, and each output takes GPTQ's rounding if its loss is smaller in the end. W's own neighbours can
+    undo little of the errors of the inputs and of each other; so half as many iterations lead further. Each
+    output's loss is counted in units of `LOSS_UNIT` × `Quadratic.step_curvature`, so that λ fits layers
+    of any magnitude.
 
     Attributes:
         num_iterations: At most; it ends as soon as every h is 0 or 1, when nothing could change.
@@ -45,11 +48,11 @@ class AdaRound:
         early_stop: End too when, after the warm start, the loss of the weights as they would now be
             rounded has not fallen at four successive looks, 50 iterations apart.
         lr_adjust: (threshold, learning rate): see `adjusted_learning_rate`.
-        damping: Of the optimum.
+        damping: Of GPTQ.
         progress: Whom to tell of the loss, and how often.
     """
 
-    num_iterations: int = 100
+    num_iterations: int = 50
     learning_rate: float = 0.1
     reg_param: float = 0.01
     beta_range: tuple[float, float] = (20.0, 2.0)
@@ -65,8 +68,16 @@ class AdaRound:
 
     def solve(self, quadratic: Quadratic, grid: RoundingGrid) -> tuple[Array, int]:
         """The rounded weight, shape (groups, out, in), and the number of iterations."""
+        first, shifted = Gptq(self.damping).pass_over(quadratic, grid)
+        relaxation = _Relaxation(quadratic, grid, shifted)
+        iterations = self._descend(relaxation, quadratic, grid)
+        xp, last = array_namespace(first), relaxation.rounded()
+        better = quadratic.losses(last) < quadratic.losses(first)
+        return xp.where(better[:, :, None], last, first), iterations
+
+    def _descend(self, relaxation: _Relaxation, quadratic: Quadratic, grid: RoundingGrid) -> int:
+        """Changes the logits of the relaxation; returns the number of iterations."""
         xp = array_namespace(quadratic.weight)
-        relaxation = _Relaxation(quadratic, grid, self.damping)
         learning_rate = adjusted_learning_rate(self.learning_rate, self.lr_adjust, quadratic, grid)
         adam, plateau = Adam(relaxation.logits), Plateau(patience=4)
         for iteration in range(self.num_iterations):
@@ -79,10 +90,10 @@ class AdaRound:
             if beta is None or iteration % CHECK_EVERY:
                 continue
             if relaxation.decided():
-                return relaxation.rounded(), iteration + 1
+                return iteration + 1
             if self.early_stop and plateau.reached(float(xp.sum(quadratic.losses(relaxation.rounded())))):
-                return relaxation.rounded(), iteration + 1
-        return relaxation.rounded(), self.num_iterations
+                return iteration + 1
+        return self.num_iterations
 
     def beta(self, iteration: int) -> float | None:
         """Exponent of the regulariser; None during the warm start."""
@@ -103,9 +114,9 @@ class _Relaxation:
         logits: V / 2, shape (groups, out, in); changed in place by the optimiser.
     """
 
-    def __init__(self, quadratic: Quadratic, grid: RoundingGrid, damping: float) -> None:
-        xp = array_namespace(quadratic.weight)
-        start = quadratic.optimum(damping)
+    def __init__(self, quadratic: Quadratic, grid: RoundingGrid, start: Array) -> None:
+        """Takes the values that it starts from, shape (groups, out, in); their neighbours are its choices."""
+        xp = array_namespace(start)
         self.gram = quadratic.gram
         self.most = xp.ones((), dtype=start.dtype, device=start.device)
         self.least = -self.most

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from quant.finetune.grid import Array, RoundingGrid
 from quant.finetune.quadratic import Quadratic
 
-BLOCK = 128
+BLOCK = 64
 """Inputs whose errors are gathered before they are passed on to all others."""
 
 
@@ -37,15 +37,20 @@ class Gptq:
 
     def solve(self, quadratic: Quadratic, grid: RoundingGrid) -> tuple[Array, int]:
         """The rounded weight, shape (groups, out, in), and 1, the number of passes."""
+        return self.pass_over(quadratic, grid)[0], 1
+
+    def pass_over(self, quadratic: Quadratic, grid: RoundingGrid) -> tuple[Array, Array]:
+        """The rounded weight, and what each value was rounded from; both of shape (groups, out, in)."""
         xp = array_namespace(quadratic.weight)
         target, gram = quadratic.optimum(self.damping), quadratic.damped_gram(self.damping)
         if not self.act_order:
-            return _sweep(target, _unit_upper_factor(gram), grid), 1
+            return _sweep(target, _unit_upper_factor(gram), grid)
         energy = xp.linalg.diagonal(gram)
         order = xp.argsort(-xp.sum(energy / xp.sum(energy, axis=-1, keepdims=True), axis=0), stable=True)
         gram = xp.take(xp.take(gram, order, axis=1), order, axis=2)
-        rounded = _sweep(xp.take(target, order, axis=2), _unit_upper_factor(gram), grid.columns(order))
-        return xp.take(rounded, xp.argsort(order), axis=2), 1
+        swept = _sweep(xp.take(target, order, axis=2), _unit_upper_factor(gram), grid.columns(order))
+        rounded, shifted = (xp.take(part, xp.argsort(order), axis=2) for part in swept)
+        return rounded, shifted
 
 
 def _unit_upper_factor(gram: Array) -> Array:
@@ -56,20 +61,26 @@ def _unit_upper_factor(gram: Array) -> Array:
     return upper / xp.linalg.diagonal(upper)[:, None, :]
 
 
-def _sweep(target: Array, upper: Array, grid: RoundingGrid) -> Array:
-    """Rounds column after column, in blocks; within one, columns are the first axis, so contiguous."""
+def _sweep(target: Array, upper: Array, grid: RoundingGrid) -> tuple[Array, Array]:
+    """Rounds column after column, in blocks; within one, columns are the first axis, so contiguous.
+
+    Returns:
+        The rounded columns, and these before they were rounded.
+    """
     xp = array_namespace(target)
     upper = xp.astype(upper, target.dtype)
-    rounded, error = xp.zeros_like(target), xp.zeros_like(target)
+    rounded, shifted = xp.zeros_like(target), xp.zeros_like(target)
     for start in range(0, target.shape[-1], BLOCK):
         block = slice(start, min(start + BLOCK, target.shape[-1]))
-        shifted = target[:, :, block] + error[:, :, :start] @ upper[:, :start, block]
-        shifted = xp.asarray(xp.permute_dims(shifted, (2, 0, 1)), copy=True)
+        error = target[:, :, :start] - rounded[:, :, :start]
+        wanted = xp.asarray(xp.permute_dims(target[:, :, block], (2, 0, 1)), copy=True)
+        own = wanted + xp.permute_dims(error @ upper[:, :start, block], (2, 0, 1))
         local = xp.asarray(xp.permute_dims(upper[:, block, block], (1, 2, 0)), copy=True)[:, :, :, None]
-        for j in range(start, block.stop):
-            column = grid.columns(slice(j, j + 1)).round(shifted[j - start, :, :, None])[:, :, 0]
-            rounded[:, :, j] = column
-            left = target[:, :, j] - column
-            error[:, :, j] = left
-            shifted[j - start + 1 :, :, :] += local[j - start, j - start + 1 :, :, :] * left
-    return rounded
+        found = xp.zeros_like(own)
+        for j in range(block.stop - start):
+            column = grid.columns(slice(start + j, start + j + 1)).round(own[j, :, :, None])[:, :, 0]
+            found[j, :, :] = column
+            own[j + 1 :, :, :] += local[j, j + 1 :, :, :] * (wanted[j, :, :] - column)
+        rounded[:, :, block] = xp.permute_dims(found, (1, 2, 0))
+        shifted[:, :, block] = xp.permute_dims(own, (1, 2, 0))
+    return rounded, shifted

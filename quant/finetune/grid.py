@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import numpy as np
@@ -113,9 +114,16 @@ class UniformGrid:
         return self._values(xp.round(values / self.scale))
 
     def columns(self, index: slice | Array) -> UniformGrid:
+        if self.scale.shape[-1] == self.zero_point.shape[-1] == 1:
+            return self
         return UniformGrid(
             _columns(self.scale, index), _columns(self.zero_point, index), self.qmin, self.qmax
         )
+
+    @cached_property
+    def _ends(self) -> tuple[Array, Array]:
+        """The grid's ends in steps from zero."""
+        return self.qmin - self.zero_point, self.qmax - self.zero_point
 
     def integers(self, values: Array) -> Array:
         """The q of each value, rounded to the grid first; int32."""
@@ -126,7 +134,8 @@ class UniformGrid:
     def _values(self, steps: Array) -> Array:
         """Of whole numbers of steps from zero."""
         xp = array_namespace(steps)
-        return (xp.clip(steps + self.zero_point, self.qmin, self.qmax) - self.zero_point) * self.scale
+        low, high = self._ends
+        return xp.minimum(xp.maximum(steps, low), high) * self.scale
 
 
 def repeat_blocks(parameter: Array, block_size: int, inputs: int) -> Array:

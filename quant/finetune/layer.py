@@ -133,11 +133,11 @@ def finetune_layer(
     quantized = xp.where(better[:, :, None], finetuned, nearest)
     if problem.sample is not None:
         refined = _refined(problem, problem.sample, quantized, update_bias)
-        quantized = xp.where(
-            (exact.losses(xp.astype(refined, exact.weight.dtype)) < before)[:, :, None], refined, quantized
-        )
-    after = exact.losses(xp.astype(quantized, exact.weight.dtype))
-    better = after < before
+        after = exact.losses(xp.astype(refined, exact.weight.dtype))
+        quantized = xp.where((after < before)[:, :, None], refined, quantized)
+        after = exact.losses(xp.astype(quantized, exact.weight.dtype))
+        better = after < before
+    after = xp.where(better, after, before)
     loss_after = float(xp.sum(after))
     loss_before = float(xp.sum(before))
     if update_bias:

@@ -38,7 +38,7 @@ def _bytes(result: LayerResult) -> int:
     return int(result.weight.nbytes)
 
 
-LAYERS: Stage[LayerResult] = Stage("finetuned layers", 3, 10_000, _encode, _decode, 1 << 28, _bytes)
+LAYERS: Stage[LayerResult] = Stage("finetuned layers", 4, 10_000, _encode, _decode, 1 << 28, _bytes)
 """By everything that decides them, so that configurations whose first layers agree share those."""
 
 

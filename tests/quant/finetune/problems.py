@@ -85,6 +85,6 @@ def grid_for(
     return UniformGrid(scale, zero_point, qmin, qmax)
 
 
-def roundings(lower: Array, upper: Array) -> Array:
-    """All 2^in ways to round one output down or up; lower, upper of shape (in,)."""
-    return np.array(list(product(*zip(lower, upper, strict=True))))
+def roundings(*choices: Array) -> Array:
+    """All ways to round one output, each value to one of its choices; these of shape (in,)."""
+    return np.array(list(product(*zip(*choices, strict=True))))

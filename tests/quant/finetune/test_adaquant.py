@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quant.finetune import AdaQuant, Quadratic
+from quant.finetune import AdaQuant, Gptq, Quadratic
 from tests.quant.finetune.problems import grid_for, layer
 
 
@@ -13,11 +13,10 @@ def test_lowers_the_loss(noise: float) -> None:
     grid = grid_for(a.weight)
     quadratic = Quadratic.of(a.weight, a.moments()).astype(np.float32)
     quantized, iterations = AdaQuant().solve(quadratic, grid)
-    assert iterations == 100
+    assert iterations == 50
     np.testing.assert_array_equal(grid.round(quantized), quantized)
-    start = a.losses(grid.round(quadratic.optimum(0.01)))
-    assert np.all(a.losses(quantized) <= start * (1 + 1e-5))
-    assert a.losses(quantized).sum() < 0.8 * start.sum()
+    assert np.all(a.losses(quantized) <= a.losses(Gptq(0.01).solve(quadratic, grid)[0]) * (1 + 1e-5))
+    assert a.losses(quantized).sum() < 0.8 * a.losses(grid.round(quadratic.optimum(0.01))).sum()
 
 
 def test_can_leave_the_neighbours_of_the_weight() -> None:
