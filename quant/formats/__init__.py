@@ -1,6 +1,6 @@
 """Number formats: rounding, bits, and how they go into ONNX."""
 
-from quant.formats.contract import DOMAIN, Emulation, Format, Native
+from quant.formats.contract import DOMAIN, Emulation, Format, KnownShape, Native
 from quant.formats.parameters import REQUIRED, ROLES, Derived, Family, Parameter
 from quant.formats.registry import (
     ALIASES,
@@ -23,6 +23,7 @@ __all__ = [
     "Emulation",
     "Family",
     "Format",
+    "KnownShape",
     "LayerFormats",
     "Native",
     "Parameter",

@@ -9,7 +9,7 @@ import numpy as np
 
 from quant.errors import ConfigError
 from quant.finetune.grid import RoundingGrid, UniformGrid
-from quant.formats.contract import F32, Emulation, Format, Native, as_float32, needs_range
+from quant.formats.contract import F32, Emulation, Format, KnownShape, Native, as_float32, needs_range
 from quant.formats.grids import arranged
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.qparams import Grid, QuantParams, quant_params, weight_extremes
@@ -70,7 +70,7 @@ class Affine(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.element.bits
 
-    def emulation(self) -> Emulation | None:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation | None:
         return None
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
@@ -125,7 +125,7 @@ class BoundAffine(Format):
     def native(self, *, packed: bool = True) -> Native | None:
         return Native(self.format.element, self.params)
 
-    def emulation(self) -> Emulation | None:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation | None:
         return None
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:

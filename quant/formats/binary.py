@@ -8,33 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format
+from quant.formats import functions
+from quant.formats.contract import F32, Emulation, Format, KnownShape
 from quant.formats.grids import StepGrid
-from quant.formats.means import ROWS, by_rows, mean_magnitudes, per_output, row_count
+from quant.formats.means import by_rows, mean_magnitudes, per_output, row_count, with_means
 from quant.formats.parameters import Family, Parameter
 
-_CHOOSE = """
-    positive = GreaterOrEqual (rows, zero)
-    minus = Neg (mean)
-    signed = Where (positive, mean, minus)
-    unknown = IsNaN (rows)
-    result = Where (unknown, rows, signed)
-    y = Reshape (result, shape)
+_SCALED = f"""{functions.NAN_KEEPING_SIGN}{functions.nan_keeping_sign("rows", "sign")}
+    y = Mul (sign, mean)
 """
-
-_SCALED = f"""<per_row: int> (x) => (y)
-{{
-{ROWS}
-{_CHOOSE}
-}}"""
 
 _BIPOLAR = f"""(x) => (y)
 {{
-    zero = Constant <value_float = 0.0> ()
-    mean = Constant <value_float = 1.0> ()
-    shape = Shape (x)
-    rows = Identity (x)
-{_CHOOSE}
+{functions.NAN_KEEPING_SIGN}{functions.nan_keeping_sign("x", "y")}
 }}"""
 
 
@@ -70,10 +56,10 @@ class Binary(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return 1
 
-    def emulation(self) -> Emulation:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         if self.bipolar:
             return Emulation("Bipolar", _BIPOLAR)
-        return Emulation("ScaledBinary", _SCALED, (("per_row", 1),))
+        return with_means("ScaledBinary", _SCALED, per_row=True, shape=shape)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = per_output(self._scale(weight.reshape(row_count(weight, True), -1)), groups)

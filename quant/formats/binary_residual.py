@@ -8,34 +8,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format
+from quant.formats import functions
+from quant.formats.contract import F32, Emulation, Format, KnownShape
 from quant.formats.grids import ResidualGrid
-from quant.formats.means import ROWS, by_rows, mean_magnitudes, per_output, row_count
+from quant.formats.means import by_rows, mean_magnitudes, per_output, row_count, with_means
 from quant.formats.parameters import Family, Parameter
 
 MOST_LEVELS = 8
 
-_HEAD = f"""<per_row: int> (x) => (y)
-{{
-{ROWS}
-    unknown = IsNaN (rows)
-    rest_0 = Identity (rows)
-    sum_0 = Mul (rows, zero)
+
+def _level(index: int) -> str:
+    """One more level, of what the one before has left; the names carry its number."""
+    rest, total, sign = f"rest_{index}", f"sum_{index}", f"sign_{index}"
+    return f"""
+    absolute_{index} = Abs ({rest})
+    absolute_64_{index} = Cast <to = 11> (absolute_{index})
+    mean_64_{index} = ReduceMean <keepdims = 1> (absolute_64_{index}, axes)
+    mean_{index} = Cast <to = 1> (mean_64_{index})
+{functions.nan_keeping_sign(rest, sign)}
+    step_{index} = Mul ({sign}, mean_{index})
+    rest_{index + 1} = Sub ({rest}, step_{index})
+    sum_{index + 1} = Add ({total}, step_{index})
 """
 
 
-def _level(index: int) -> str:
-    """One more level; the names carry its number."""
-    return f"""
-    absolute_{index} = Abs (rest_{index})
-    absolute_64_{index} = Cast <to = 11> (absolute_{index})
-    mean_64_{index} = ReduceMean <keepdims = 1> (absolute_64_{index}, axis)
-    mean_{index} = Cast <to = 1> (mean_64_{index})
-    minus_{index} = Neg (mean_{index})
-    positive_{index} = GreaterOrEqual (rest_{index}, zero)
-    step_{index} = Where (positive_{index}, mean_{index}, minus_{index})
-    rest_{index + 1} = Sub (rest_{index}, step_{index})
-    sum_{index + 1} = Add (sum_{index}, step_{index})
+def _result(levels: int) -> str:
+    return f"""{functions.NAN_KEEPING_SIGN}{functions.nan_keeping_sign("rows", "sign_0")}
+    sum_1 = Mul (sign_0, mean)
+    rest_1 = Sub (rows, sum_1)
+{"".join(_level(index) for index in range(1, levels))}
+    y = Identity (sum_{levels})
 """
 
 
@@ -75,11 +77,9 @@ class BinaryResidual(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.levels
 
-    def emulation(self) -> Emulation:
-        levels = "".join(_level(index) for index in range(self.levels))
-        tail = f"    result = Where (unknown, rows, sum_{self.levels})\n    y = Reshape (result, shape)\n}}"
-        body = f"{_HEAD}{levels}{tail}"
-        return Emulation(f"BinaryResidual{self.levels}", body, (("per_row", int(self.per_sample)),))
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        op_type = f"BinaryResidual{self.levels}"
+        return with_means(op_type, _result(self.levels), self.per_sample, shape)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         rest = weight.reshape(row_count(weight, self.per_sample), -1)

@@ -11,21 +11,13 @@ from numpy.typing import NDArray
 from quant.finetune.grid import RoundingGrid, UniformGrid
 from quant.formats import functions
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import arranged, finetuning_scale
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import LEAST_SUBNORMAL, ceiling_power, check_range, greatest_code
+from quant.formats.tiling import tiled
 
-_BODY = f"""<block: ints, least: float, greatest: float, unit: float, code: float> (x) => (y)
-{{
-{functions.constants(least="float", greatest="float", unit="float", code="float")}
-{functions.TILE}
-{functions.HALF_CEILING_POWER}
-{functions.BOUND_POWER}
-{functions.SPACING}
-{functions.ROUND_TO_CODES}
-{functions.UNTILE}
-}}"""
+_TEXTS = functions.HALF_CEILING_POWER + functions.SHARED_SPACING, functions.ROUND_TO_CODES
 
 
 @dataclass(frozen=True)
@@ -74,17 +66,10 @@ class BlockFp(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return Blocks.of(self.block_size).bits_per_element(self.width, self.exponent_width, shape)
 
-    def emulation(self) -> Emulation:
-        blocks = Blocks.of(self.block_size)
-        least, greatest = self._exponents
-        attributes = (
-            ("block", (blocks.height, blocks.width)),
-            ("least", 2.0 ** (least - 1)),
-            ("greatest", 2.0 ** (min(greatest, 128) - 1)),
-            ("unit", 2.0 ** (2 - self.width)),
-            ("code", float(greatest_code(self.width - 1))),
-        )
-        return Emulation("BlockFp", _BODY, attributes)
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        least, greatest = (2.0 ** (min(exponent, 128) - 1) for exponent in self._exponents)
+        constants = code_constants(self.width, 2.0 ** (2 - self.width), least, greatest)
+        return tiled("BlockFp", Blocks.of(self.block_size), shape, constants, _TEXTS)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         spread = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)
@@ -96,6 +81,19 @@ class BlockFp(Format):
 def spacing(shared: NDArray[np.float64], unit: float) -> F32:
     """A power of two per block, float64, times the elements' unit; not below float32's own spacing."""
     return np.maximum(shared * unit, 2.0**LEAST_SUBNORMAL).astype(np.float32)
+
+
+def code_constants(width: int, unit: float, least: float, greatest: float) -> dict[str, float]:
+    """The constants of `functions.SHARED_SPACING` and `functions.ROUND_TO_CODES`.
+
+    Args:
+        width: Of an element.
+        unit: Of the elements, in shared powers.
+        least, greatest: Shared powers.
+    """
+    code = float(greatest_code(width - 1))
+    bounds = max(least * unit, 2.0**LEAST_SUBNORMAL), greatest * unit
+    return {"unit": unit, "least": bounds[0], "greatest": bounds[1], "least_code": -code, "code": code}
 
 
 def round_to_codes(tiled: F32, ulp: F32, code: int) -> F32:

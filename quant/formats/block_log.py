@@ -11,42 +11,28 @@ from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.block_minifloat import EXPONENT_BIAS_WIDTH
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
-from quant.formats.contract import F32, Emulation, Format, as_float32
-from quant.formats.grids import ROOT_TWO, PowerGrid, arranged
-from quant.formats.log import WIDTH, nearest_powers
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
+from quant.formats.grids import PowerGrid, arranged
+from quant.formats.log import WIDE_NEAREST_POWER, WIDTH, nearest_powers
 from quant.formats.parameters import Family
 from quant.formats.rounding import GREATEST_EXPONENT, LEAST_SUBNORMAL, ceiling_power, power_of_two
+from quant.formats.tiling import tiled
 
-_BODY = f"""<block: ints, least: float, greatest: float, span: float> (x) => (y)
-{{
-{functions.constants(least="float", greatest="float", span="float")}
-{functions.TILE}
-{functions.HALF_CEILING_POWER}
+_SCALE = f"""{functions.HALF_CEILING_POWER}
     full_power = Add (power, power)
-{functions.BOUND_POWER.replace("(power", "(full_power")}
-    span_64 = Cast <to = 11> (span)
-    bottom_64 = Mul (shared, span_64)
-    bottom_32 = Cast <to = 1> (bottom_64)
-    bottom = Cast <to = 11> (bottom_32)
-    root_two_32 = Constant <value_float = {ROOT_TWO!r}> ()
-    root_two = Cast <to = 11> (root_two_32)
-    magnitudes_64 = Cast <to = 11> (magnitudes)
-    lifted = Max (magnitudes_64, bottom)
-    inside = Min (lifted, shared)
-    raised = Mul (inside, root_two)
-    large = Mul (raised, phi_64)
-    less = Mul (large, minus_near_one_64)
-    leading = Add (large, less)
-    nearest = Abs (leading)
+    scale = Clip (full_power, least, greatest)
+"""
+
+_RESULT = f"""
+    bottom = Mul (spread, span)
+    lifted = Max (magnitudes, bottom)
+    inside = Min (lifted, spread)
+{WIDE_NEAREST_POWER}
     not_small = Max (nearest, bottom)
-    bounded_64 = Min (not_small, shared)
-    bounded = Cast <to = 1> (bounded_64)
-    zero_float = Constant <value_float = 0.0> ()
-    negative = Less (tiled, zero_float)
-    minus = Neg (bounded)
-    result = Where (negative, minus, bounded)
-{functions.UNTILE}
-}}"""
+    bounded = Min (not_small, spread)
+{functions.SIGN.format(source="cut")}
+    result = Mul (bounded, sign)
+"""
 
 
 @dataclass(frozen=True)
@@ -95,16 +81,10 @@ class BlockLog(Format):
         blocks = Blocks.of(self.block_size)
         return blocks.bits_per_element(self.width, self.exponent_bias_width, shape)
 
-    def emulation(self) -> Emulation:
-        blocks = Blocks.of(self.block_size)
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         least, greatest = self._bounds
-        attributes = (
-            ("block", (blocks.height, blocks.width)),
-            ("least", least),
-            ("greatest", greatest),
-            ("span", self._span),
-        )
-        return Emulation("BlockLog", _BODY, attributes)
+        constants = {"least": least, "greatest": greatest, "span": self._span}
+        return tiled("BlockLog", Blocks.of(self.block_size), shape, constants, (_SCALE, _RESULT))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         spread = Blocks.of(self.block_size).spread(as_float32(weight), self._greatest)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
-from quant.formats.contract import F32, Attributes, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import FloatGrid, arranged, finetuning_scale
-from quant.formats.minifloat_ieee import WIDTH, shape_attributes
-from quant.formats.mxfp import SCALED_BODY, round_scaled
+from quant.formats.minifloat_ieee import WIDTH, shape_constants
+from quant.formats.mxfp import SCALED_ROUND, round_scaled
 from quant.formats.parameters import Family, Parameter
 from quant.formats.rounding import (
     GREATEST_EXPONENT,
@@ -24,21 +24,16 @@ from quant.formats.rounding import (
     float_shape,
     leading_power,
 )
+from quant.formats.tiling import tiled
 
-_BODY = f"""<block: ints, least: float, greatest: float,
- largest: float, least_spacing: float, unit: float> (x) => (y)
-{{
-{functions.constants(least="float", greatest="float")}
-{functions.constants(largest="float", least_spacing="float", unit="float")}
-{functions.TILE}
-{functions.FLOOR_POWER}
-    largest_64 = Cast <to = 11> (largest)
-    covered = Mul (power, largest_64)
-    exceeds = Greater (magnitude, covered)
+_SCALE = f"""{functions.FLOOR_POWER}
+    covered = Mul (power, largest)
+    exceeds = Greater (finite, covered)
     next_power = Add (power, power)
     covering = Where (exceeds, next_power, power)
-{functions.BOUND_POWER.replace("(power", "(covering")}
-{SCALED_BODY}"""
+    scale = Clip (covering, least, greatest)
+"""
+"""What float32 makes of `covered` among its subnormal numbers does not lie below any `finite` there."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +89,11 @@ class BlockMinifloat(Format):
         blocks = Blocks.of(self.block_size)
         return blocks.bits_per_element(self.width, self.exponent_bias_width, shape)
 
-    def emulation(self) -> Emulation:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        constants = dict(zip(("least", "greatest"), self._scale_bounds, strict=True))
+        constants |= shape_constants(self.element)
         blocks = Blocks.of(self.block_size)
-        least, greatest = self._scale_bounds
-        attributes: Attributes = (
-            ("block", (blocks.height, blocks.width)),
-            ("least", least),
-            ("greatest", greatest),
-            *shape_attributes(self.element),
-        )
-        return Emulation("BlockMinifloat", _BODY, attributes)
+        return tiled("BlockMinifloat", blocks, shape, constants, (_SCALE, SCALED_ROUND))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = Blocks.of(self.block_size).spread(as_float32(weight), self._scale)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format, Native
+from quant.formats.contract import F32, Emulation, Format, KnownShape, Native
 from quant.formats.grids import FloatGrid
 from quant.formats.parameters import Family
 from quant.formats.rounding import FloatShape
@@ -55,7 +55,7 @@ class HalfFloat(Format):
         """Cast; for activations `emulation` saturates where a bare Cast gives infinity."""
         return Native(self.element, None)
 
-    def emulation(self) -> Emulation:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         attributes = (("limit", self._shape.largest), ("to", int(self.element.ir)))
         return Emulation("HalfFloat", _BODY, attributes)
 

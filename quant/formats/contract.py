@@ -18,6 +18,9 @@ from quant.types import ElementType
 
 F32: TypeAlias = NDArray[np.float32]
 
+KnownShape: TypeAlias = tuple[int | None, ...]
+"""Lengths of a tensor's axes; None for those that may differ from run to run."""
+
 DOMAIN = "autosearch"
 """Of the local functions that emulate formats."""
 
@@ -85,8 +88,13 @@ class Format(ABC):
         return None
 
     @abstractmethod
-    def emulation(self) -> Emulation | None:
-        """A function of standard operators that equals `round`; None where only `native` stands for it."""
+    def emulation(self, shape: KnownShape | None = None) -> Emulation | None:
+        """A function of standard operators that equals `round`; None where only `native` stands for it.
+
+        Args:
+            shape: Of the input, as far as it is known; None = of any rank. The function for a known shape
+                does less, and is wrong for others.
+        """
 
     @abstractmethod
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
@@ -182,6 +190,7 @@ __all__ = [
     "Attributes",
     "Emulation",
     "Format",
+    "KnownShape",
     "Native",
     "as_float32",
     "needs_range",

@@ -10,10 +10,12 @@ import numpy as np
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.blocks import Blocks, largest_magnitudes
-from quant.formats.contract import F32, Emulation, Format, as_float32, needs_range
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32, needs_range
 from quant.formats.grids import FloatGrid, arranged
+from quant.formats.minifloat_ieee import shape_constants
 from quant.formats.mxfp import ELEMENTS, MxFp, round_scaled
 from quant.formats.parameters import Family, Parameter
+from quant.formats.tiling import tiled
 from quant.qparams import weight_extremes
 
 _ELEMENT, _SCALE = ELEMENTS[2, 1], ELEMENTS[4, 3]
@@ -22,40 +24,37 @@ NVFP4_BLOCK, MXFP4_BLOCK = 16, 32
 
 _LEAST_TENSOR_SCALE = 2.0**-100
 
-_BODY = f"""<block: ints, tensor_scale: float> (x) => (y)
-{{
-    tensor_scale = Constant <value_float: float = @tensor_scale> ()
-{functions.TILE}
+_FAR_ABOVE = 1024.0
+"""In place of a scale of 0, of blocks without numbers above 2^-7 t: in units of it they round to 0."""
+
+_SCALE_TEXT = f"""
     six = Constant <value_float = {_ELEMENT.largest}> ()
     share = Div (finite, six)
     wanted = Div (share, tensor_scale)
     scale_largest = Constant <value_float = {_SCALE.largest}> ()
     scale_spacing = Constant <value_float = {_SCALE.least_spacing!r}> ()
-    scale_phi_unit = Constant <value_float = 1048576.125> ()
-    minus_near_one_too = Constant <value_float = -0.99999994> ()
+    scale_phi_unit = Constant <value_float = {functions.PHI * 2.0**-_SCALE.mantissa_bits}> ()
+    scale_minus_near_one = Constant <value_float = -0.99999994> ()
     scale_inside = Min (wanted, scale_largest)
     scale_large = Mul (scale_inside, scale_phi_unit)
-    scale_less = Mul (scale_large, minus_near_one_too)
-    scale_leading = Add (scale_large, scale_less)
-    scale_ulp_free = Abs (scale_leading)
-    scale_ulp = Max (scale_ulp_free, scale_spacing)
+    scale_less = Mul (scale_large, scale_minus_near_one)
+    scale_free = Add (scale_large, scale_less)
+    scale_ulp = Max (scale_free, scale_spacing)
     scale_steps = Div (scale_inside, scale_ulp)
     scale_whole = Round (scale_steps)
     scale_code = Mul (scale_whole, scale_ulp)
-    own_scale = Mul (scale_code, tensor_scale)
-    one_float = Constant <value_float = 1.0> ()
     zero_float = Constant <value_float = 0.0> ()
-    is_zero = Equal (own_scale, zero_float)
-    scale = Where (is_zero, one_float, own_scale)
-    full_scale = Where (is_zero, zero_float, own_scale)
-    scaled = Div (tiled, scale)
-    largest = Constant <value_float = {_ELEMENT.largest}> ()
-    least_spacing = Constant <value_float = {_ELEMENT.least_spacing}> ()
-    unit = Constant <value_float = 0.5> ()
+    far_above = Constant <value_float = {_FAR_ABOVE}> ()
+    is_zero = Equal (scale_code, zero_float)
+    scale = Where (is_zero, far_above, scale_code)
+"""
+
+_RESULT = f"""
+    own_scale = Mul (spread, tensor_scale)
+    scaled = Div (cut, own_scale)
 {functions.ROUND_TO_FLOAT}
-    result = Mul (rounded, full_scale)
-{functions.UNTILE}
-}}"""
+    result = Mul (rounded, own_scale)
+"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Nvfp4(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return Blocks.of(self.block_size).bits_per_element(4, 8, shape)
 
-    def emulation(self) -> Emulation | None:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation | None:
         raise needs_range(self.name)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
@@ -135,10 +134,9 @@ class BoundNvfp4(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.format.bits_per_element(shape)
 
-    def emulation(self) -> Emulation:
-        blocks = Blocks.of(self.format.block_size)
-        attributes = (("block", (blocks.height, blocks.width)), ("tensor_scale", self.tensor_scale))
-        return Emulation("Nvfp4", _BODY, attributes)
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        constants = {"tensor_scale": self.tensor_scale, **shape_constants(_ELEMENT)}
+        return tiled("Nvfp4", Blocks.of(self.format.block_size), shape, constants, (_SCALE_TEXT, _RESULT))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = Blocks.of(self.format.block_size).spread(as_float32(weight), self._scale)

@@ -5,22 +5,16 @@ by a product and a difference, which are exact (`quant.formats.grids.leading_pow
 
     large = (1 / 2u + 1) x,    2^floor(log2 x) = abs(large − (1 − u) large),
 
-in float64 where float32 would overflow or where subnormal numbers matter. The factor is written with
-its sign, for onnxruntime takes products with numbers very near 1 out. Clip, Max and Min pass NaN on.
+in float64 where float32 would overflow or where subnormal numbers matter. The difference is the spacing of
+floating-point numbers below `large`, whatever power of two is put into the factor, so that 1 / 2u times
+the spacing of a format's mantissas gives the format's spacing at once. The factor near 1 is written with its
+sign, for onnxruntime takes products with numbers very near 1 out. Clip, Max and Min pass NaN on.
 """
 
 from __future__ import annotations
 
-_CONSTANTS_64 = """
-    one_32 = Constant <value_float = 1.0> ()
-    one_64 = Cast <to = 11> (one_32)
-    unit_roundoff_32 = Constant <value_float = 1.1102230246251565e-16> ()
-    unit_roundoff_64 = Cast <to = 11> (unit_roundoff_32)
-    minus_near_one_64 = Sub (unit_roundoff_64, one_64)
-    phi_integer = Constant <value_int = 4503599627370497> ()
-    phi_64 = Cast <to = 11> (phi_integer)
-"""
-"""φ = 1 / 2u + 1 and −(1 − u) of float64, u = 2^-53; ONNX's text has no constants of that precision."""
+PHI = 8388609.0
+"""1 / 2u + 1 of float32."""
 
 
 def constants(**attributes: str) -> str:
@@ -31,130 +25,85 @@ def constants(**attributes: str) -> str:
 
 
 ROUND_TO_FLOAT = """
-    phi = Constant <value_float = 8388609.0> ()
     minus_near_one = Constant <value_float = -0.99999994> ()
-    low = Neg (largest)
-    inside = Clip (scaled, low, largest)
-    phi_unit = Mul (phi, unit)
+    inside = Clip (scaled, lowest, largest)
     large = Mul (inside, phi_unit)
     less = Mul (large, minus_near_one)
     leading = Add (large, less)
-    spacing = Abs (leading)
+    spacing_part = Abs (leading)
+    spacing = Mul (spacing_part, lift)
     ulp = Max (spacing, least_spacing)
     steps = Div (inside, ulp)
     whole = Round (steps)
     rounded = Mul (whole, ulp)
 """
-"""scaled -> rounded, with the constants largest, least_spacing and unit = 2^-mantissa_bits."""
+"""scaled -> rounded, with the constants of `quant.formats.minifloat_ieee.shape_attributes`.
 
-ROUND_TO_WIDE_FLOAT = f"""{_CONSTANTS_64}
-    low = Neg (largest)
-    inside = Clip (scaled, low, largest)
-    inside_64 = Cast <to = 11> (inside)
-    unit_64 = Cast <to = 11> (unit)
-    phi_unit = Mul (phi_64, unit_64)
-    large = Mul (inside_64, phi_unit)
-    less = Mul (large, minus_near_one_64)
-    leading = Add (large, less)
-    spacing_64 = Abs (leading)
-    spacing = Cast <to = 1> (spacing_64)
-    ulp = Max (spacing, least_spacing)
-    steps = Div (inside, ulp)
-    whole = Round (steps)
-    rounded = Mul (whole, ulp)
+`lift` is 1, which onnxruntime takes out, except where products with `phi_unit` would overflow without it.
+What it makes of numbers so small that the product is subnormal does not matter: the least spacing is theirs.
 """
-"""The same with exponents in float64."""
 
-TILE = """
-    block = Constant <value_ints: ints = @block> ()
-    zero = Constant <value_ints = [0]> ()
-    one = Constant <value_ints = [1]> ()
-    minus_one = Constant <value_ints = [-1]> ()
-    minus_two = Constant <value_ints = [-2]> ()
-    end = Constant <value_ints = [9223372036854775807]> ()
-    tile_axes = Constant <value_ints = [2, 4]> ()
-    plane_axes = Constant <value_ints = [1, 2]> ()
-    shape = Shape (x)
-    long_shape = Concat <axis = 0> (one, one, shape)
-    plane = Slice (long_shape, minus_two, end)
-    tile = Min (block, plane)
-    beyond = Neg (plane)
-    missing = Mod (beyond, tile)
-    full = Add (plane, missing)
-    counts = Div (full, tile)
-    counts_column = Unsqueeze (counts, one)
-    tile_column = Unsqueeze (tile, one)
-    pairs = Concat <axis = 1> (counts_column, tile_column)
-    pair_list = Reshape (pairs, minus_one)
-    planes_shape = Concat <axis = 0> (minus_one, plane)
-    tiled_shape = Concat <axis = 0> (minus_one, pair_list)
-    full_shape = Concat <axis = 0> (minus_one, full)
-    planes = Reshape (x, planes_shape)
-    pads = Concat <axis = 0> (zero, zero, zero, zero, missing)
-    padded = Pad (planes, pads)
-    tiled = Reshape (padded, tiled_shape)
-    magnitudes = Abs (tiled)
-    extreme = ReduceMax <keepdims = 1> (magnitudes, tile_axes)
-    float_max = Constant <value_float = 3.4028234663852886e38> ()
-    finite = Min (extreme, float_max)
-    magnitude = Cast <to = 11> (finite)
-"""
-"""x -> tiled, (planes, rows, height, columns, width), and magnitude, each tile's greatest; float64."""
-
-UNTILE = """
-    untiled = Reshape (result, full_shape)
-    origin = Constant <value_ints = [0, 0]> ()
-    cut = Slice (untiled, origin, plane, plane_axes)
-    y = Reshape (cut, shape)
-"""
-"""result, of the shape of tiled -> y, of the shape of x."""
-
-FLOOR_POWER = f"""{_CONSTANTS_64}    large_64 = Mul (magnitude, phi_64)
+FLOOR_POWER = """
+    phi_64 = Constant <value = double {4503599627370497.0}> ()
+    minus_near_one_64 = Constant <value = double {-0.9999999999999999}> ()
+    finite_64 = Cast <to = 11> (finite)
+    large_64 = Mul (finite_64, phi_64)
     less_64 = Mul (large_64, minus_near_one_64)
-    leading_64 = Add (large_64, less_64)
-    power = Abs (leading_64)
+    power_64 = Add (large_64, less_64)
+    power = Cast <to = 1> (power_64)
 """
-"""magnitude -> power = 2^floor(log2 magnitude), float64; 0 of 0."""
+"""finite, not negative -> power = 2^floor(log2 finite), float32; 0 of 0."""
 
-HALF_CEILING_POWER = f"""{_CONSTANTS_64}
-    little_32 = Constant <value_float = 9.313225746154785e-10> ()
-    little_64 = Cast <to = 11> (little_32)
-    below_64 = Sub (little_64, one_64)
-    under_64 = Mul (magnitude, below_64)
-    large_64 = Mul (under_64, phi_64)
-    less_64 = Mul (large_64, minus_near_one_64)
-    leading_64 = Add (large_64, less_64)
-    power = Abs (leading_64)
-"""
-"""magnitude, with at most 24 significant bits -> power = 2^(ceil(log2 magnitude) − 1), float64; 0 of 0.
+HALF_CEILING_POWER = FLOOR_POWER.replace("4503599627370497", "4503599623176192")
+"""finite, not negative -> power = 2^(ceil(log2 finite) − 1), float32; 0 of 0.
 
-It is the power below a number that is smaller by 2^-30 of itself. Of float32's greatest numbers twice
-as much would be no float32.
+2^52 (1 − 2^-30) in place of φ: the power below a number that is smaller by 2^-30 of itself, where float32
+has none between. Of float32's greatest numbers twice as much would be no float32.
 """
 
-
-BOUND_POWER = """
-    least_64 = Cast <to = 11> (least)
-    greatest_64 = Cast <to = 11> (greatest)
-    not_below = Max (power, least_64)
-    shared = Min (not_below, greatest_64)
+SHARED_SPACING = """
+    free = Mul (power, unit)
+    scale = Clip (free, least, greatest)
 """
-"""power -> shared, between the constants least and greatest, which are float32; float64."""
-
-SPACING = """
-    unit_64 = Cast <to = 11> (unit)
-    spacing_64 = Mul (shared, unit_64)
-    spacing = Cast <to = 1> (spacing_64)
-    float_spacing = Constant <value_float = 1.401298464324817e-45> ()
-    ulp = Max (spacing, float_spacing)
-"""
-"""shared -> ulp = shared × unit, float32, not below float32's own spacing; with the constant unit."""
+"""power -> scale = power × unit, between the constants least and greatest."""
 
 ROUND_TO_CODES = """
-    minus_code = Neg (code)
-    steps = Div (tiled, ulp)
+    steps = Div (cut, spread)
     whole = Round (steps)
-    bounded = Clip (whole, minus_code, code)
-    result = Mul (bounded, ulp)
+    bounded = Clip (whole, least_code, code)
+    result = Mul (bounded, spread)
 """
-"""tiled, ulp -> result: multiples of the spacing, at most so many as the constant code says."""
+"""cut, spread -> result: multiples of the spacing, at most so many as the constant code says."""
+
+SIGN = """
+    nothing = Constant <value_float = 0.0> ()
+    minus_two_float = Constant <value_float = -2.0> ()
+    one_float = Constant <value_float = 1.0> ()
+    is_negative = Less ({source}, nothing)
+    flag = Cast <to = 1> (is_negative)
+    doubled = Mul (flag, minus_two_float)
+    sign = Add (doubled, one_float)
+"""
+"""source -> sign: −1 or 1, of zeros 1; cheaper than Where and Sign."""
+
+NAN_KEEPING_SIGN = """
+    up = Constant <value_float = 1.7014118346046923e38> ()
+    half_least = Constant <value_float = 1.1920928955078125e-07> ()
+    again = Constant <value_float = 8388608.0> ()
+    minus_one_float = Constant <value_float = -1.0> ()
+    one_float = Constant <value_float = 1.0> ()
+"""
+"""Constants for `nan_keeping_sign`: 2^127, 2^-23 and 2^23."""
+
+
+def nan_keeping_sign(source: str, target: str) -> str:
+    """Source -> target: −1 or 1, of zeros 1, of NaN NaN; with the constants of `NAN_KEEPING_SIGN`.
+
+    Half the least magnitude that there is, in units of 2^-127, decides for zeros alone.
+    """
+    return f"""
+    {target}_raised = Mul ({source}, up)
+    {target}_decided = Add ({target}_raised, half_least)
+    {target}_far = Mul ({target}_decided, again)
+    {target} = Clip ({target}_far, minus_one_float, one_float)
+"""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid, UniformGrid
-from quant.formats.contract import F32, Emulation, Format, Native
+from quant.formats.contract import F32, Emulation, Format, KnownShape, Native
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.qparams import QuantParams
 from quant.types import INTEGER_TYPES, ElementType
@@ -85,7 +85,7 @@ class Integer(Format):
         ]
         return min(fitting, key=lambda element: element.bits, default=None)
 
-    def emulation(self) -> Emulation:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         low, high = self.codes
         attributes = (("scale", float(self.scale)), ("low", float(low)), ("high", float(high)))
         return Emulation("Integer", _BODY, attributes)

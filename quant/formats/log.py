@@ -9,7 +9,7 @@ import numpy as np
 
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import ROOT_TWO, PowerGrid
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import (
@@ -22,22 +22,41 @@ from quant.formats.rounding import (
     power_of_two,
 )
 
-BODY = f"""<least: float, greatest: float> (x) => (y)
+NEAREST_POWER = f"""
+    root_two = Constant <value_float = {ROOT_TWO!r}> ()
+    phi = Constant <value_float = {functions.PHI}> ()
+    minus_near_one = Constant <value_float = -0.99999994> ()
+    raised = Mul (inside, root_two)
+    large = Mul (raised, phi)
+    less = Mul (large, minus_near_one)
+    nearest = Add (large, less)
+"""
+"""inside -> nearest: the power of two of the nearest exponent; of normal numbers below 2^104."""
+
+WIDE_NEAREST_POWER = f"""
+    root_two = Constant <value = double {{{ROOT_TWO!r}}}> ()
+    phi = Constant <value = double {{4503599627370497.0}}> ()
+    minus_near_one = Constant <value = double {{-0.9999999999999999}}> ()
+    inside_64 = Cast <to = 11> (inside)
+    raised = Mul (inside_64, root_two)
+    large = Mul (raised, phi)
+    less = Mul (large, minus_near_one)
+    nearest_64 = Add (large, less)
+    nearest = Cast <to = 1> (nearest_64)
+"""
+"""The same of all of float32's numbers."""
+
+
+def _body(nearest_power: str) -> str:
+    return f"""<least: float, greatest: float> (x) => (y)
 {{
 {functions.constants(least="float", greatest="float")}
     absolute = Abs (x)
     inside = Clip (absolute, least, greatest)
-    inside_64 = Cast <to = 11> (inside)
-    root_two_32 = Constant <value_float = {ROOT_TWO!r}> ()
-    root_two = Cast <to = 11> (root_two_32)
-    magnitude = Mul (inside_64, root_two)
-{functions.FLOOR_POWER}
-    nearest = Cast <to = 1> (power)
+{nearest_power}
     bounded = Clip (nearest, least, greatest)
-    zero = Constant <value_float = 0.0> ()
-    negative = Less (x, zero)
-    minus = Neg (bounded)
-    y = Where (negative, minus, bounded)
+{functions.SIGN.format(source="x")}
+    y = Mul (bounded, sign)
 }}"""
 
 
@@ -80,9 +99,12 @@ class Log(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.width
 
-    def emulation(self) -> Emulation:
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         least, greatest = self._bounds
-        return Emulation("Log", BODY, (("least", least), ("greatest", greatest)))
+        attributes = (("least", least), ("greatest", greatest))
+        if least >= 2.0**LEAST_EXPONENT and greatest < 2.0**100:
+            return Emulation("Log", _body(NEAREST_POWER), attributes)
+        return Emulation("WideLog", _body(WIDE_NEAREST_POWER), attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         least, greatest = (np.full((1, 1, 1), bound, np.float32) for bound in self._bounds)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from quant.formats.contract import F32, as_float32
+from quant.formats import functions
+from quant.formats.contract import F32, Emulation, KnownShape, as_float32
 
 _LARGEST = np.finfo(np.float32).max
 
@@ -51,29 +52,42 @@ def per_output(scale: F32, groups: int) -> F32:
     return scale.reshape(groups if scale.size > 1 else 1, -1, 1)
 
 
-ROWS = """
+_COMPUTED_AXES = """
     per_row = Constant <value_int: int = @per_row> ()
-    one = Constant <value_ints = [1]> ()
-    minus_one = Constant <value_ints = [-1]> ()
-    zero_index = Constant <value_ints = [0]> ()
-    zero = Constant <value_float = 0.0> ()
-    axis = Constant <value_ints = [1]> ()
+    none = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
     shape = Shape (x)
-    rank = Shape (shape)
-    is_matrix = Greater (rank, one)
-    wants_rows = Equal (per_row, one)
-    has_rows = And (is_matrix, wants_rows)
-    padded_shape = Concat <axis = 0> (shape, one)
-    first = Gather (padded_shape, zero_index)
-    row_count = Where (has_rows, first, one)
-    row_shape = Concat <axis = 0> (row_count, minus_one)
-    any_rows = Reshape (x, row_shape)
+    rank = Size (shape)
+    last = Sub (rank, one)
+    last_or_first = Max (last, none)
+    first = Min (per_row, last_or_first)
+    axes = Range (first, rank, one)
+"""
+
+_MEAN = """
     float_max = Constant <value_float = 3.4028234663852886e38> ()
-    float_min = Neg (float_max)
-    rows = Clip (any_rows, float_min, float_max)
+    float_min = Constant <value_float = -3.4028234663852886e38> ()
+    rows = Clip (x, float_min, float_max)
     magnitudes = Abs (rows)
     magnitudes_64 = Cast <to = 11> (magnitudes)
-    mean_64 = ReduceMean <keepdims = 1> (magnitudes_64, axis)
+    mean_64 = ReduceMean <keepdims = 1> (magnitudes_64, axes)
     mean = Cast <to = 1> (mean_64)
 """
-"""x -> rows, magnitudes and mean, with the attribute per_row."""
+
+
+def with_means(op_type: str, result: str, per_row: bool, shape: KnownShape | None) -> Emulation:
+    """A format whose scales are means of rows.
+
+    Args:
+        op_type: Of the function for a tensor whose rank is known.
+        result: rows (x with the greatest numbers for infinities), magnitudes, axes (all but that of the rows)
+            and mean -> y; in ONNX's text.
+        per_row: As in `by_rows`.
+        shape: Of the input, as far as it is known.
+    """
+    if not shape:
+        body = f"<per_row: int> (x) => (y)\n{{\n{_COMPUTED_AXES}{_MEAN}{result}}}"
+        return Emulation(f"{op_type}OfAnyRank", body, (("per_row", int(per_row)),))
+    axes = tuple(range(int(per_row and len(shape) > 1), len(shape)))
+    body = f"<axes: ints> (x) => (y)\n{{\n{functions.constants(axes='ints')}{_MEAN}{result}}}"
+    return Emulation(op_type, body, (("axes", axes),))

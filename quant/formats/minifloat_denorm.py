@@ -9,11 +9,12 @@ import numpy as np
 
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import DenormGrid
 from quant.formats.minifloat_ieee import EXPONENT_BIAS, EXPONENT_WIDTH, WIDTH
 from quant.formats.parameters import Family
 from quant.formats.rounding import (
+    LEAST_EXPONENT,
     LEAST_SUBNORMAL,
     FloatShape,
     ceiling_power,
@@ -21,21 +22,32 @@ from quant.formats.rounding import (
     check_widths,
 )
 
-_BODY = f"""<least: float, greatest: float, unit: float, limit: float, code: float> (x) => (y)
+_CONSTANTS = "lowest", "limit", "unit", "least", "greatest", "least_code", "code"
+
+_POWER = f"""
+    minus_near_one = Constant <value_float = -0.99999994> ()
+    phi = Constant <value_float = {functions.PHI}> ()
+    minus_below = Mul (finite, minus_near_one)
+    large = Mul (minus_below, phi)
+    less = Mul (large, minus_near_one)
+    minus_power = Add (large, less)
+    power = Neg (minus_power)
+"""
+"""`functions.HALF_CEILING_POWER` by the number below, of normal numbers below 2^104."""
+
+
+def _body(half_ceiling_power: str) -> str:
+    return f"""<{", ".join(f"{name}: float" for name in _CONSTANTS)}> (x) => (y)
 {{
-{functions.constants(least="float", greatest="float", unit="float", limit="float", code="float")}
-    absolute = Abs (x)
-    limited = Min (absolute, limit)
-    magnitude = Cast <to = 11> (limited)
-{functions.HALF_CEILING_POWER}
-{functions.BOUND_POWER}
-{functions.SPACING}
-    steps = Div (limited, ulp)
+{functions.constants(**dict.fromkeys(_CONSTANTS, "float"))}
+    inside = Clip (x, lowest, limit)
+    finite = Abs (inside)
+{half_ceiling_power}
+{functions.SHARED_SPACING}
+    steps = Div (inside, scale)
     whole = Round (steps)
-    bounded = Min (whole, code)
-    rounded = Mul (bounded, ulp)
-    sign = Sign (x)
-    y = Mul (rounded, sign)
+    bounded = Clip (whole, least_code, code)
+    y = Mul (bounded, scale)
 }}"""
 
 
@@ -102,16 +114,15 @@ class MinifloatDenorm(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.width
 
-    def emulation(self) -> Emulation:
-        least, greatest = self._exponents
-        attributes = (
-            ("least", 2.0 ** (least - 1)),
-            ("greatest", 2.0 ** (min(greatest, 128) - 1)),
-            ("unit", 2.0 ** (1 - self._mantissa_bits)),
-            ("limit", self._greatest),
-            ("code", float(self._code)),
-        )
-        return Emulation("MinifloatDenorm", _BODY, attributes)
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        least, greatest = (2.0 ** (min(exponent, 128) - 1) for exponent in self._exponents)
+        unit, code = 2.0 ** (1 - self._mantissa_bits), float(self._code)
+        bounds = max(least * unit, 2.0**LEAST_SUBNORMAL), greatest * unit
+        values = (-self._greatest, self._greatest, unit, *bounds, -code, code)
+        attributes = tuple(zip(_CONSTANTS, values, strict=True))
+        if self._exponents[0] > LEAST_EXPONENT and self._exponents[1] < 100:
+            return Emulation("MinifloatDenorm", _body(_POWER), attributes)
+        return Emulation("WideMinifloatDenorm", _body(functions.HALF_CEILING_POWER), attributes)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         least, greatest = self._exponents

@@ -9,17 +9,18 @@ import numpy as np
 
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
-from quant.formats.contract import F32, Emulation, Format
+from quant.formats.contract import F32, Emulation, Format, KnownShape
 from quant.formats.grids import FloatGrid
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import FloatShape, check_range, check_widths, float_shape
 
-_HEAD = f"""<largest: float, least_spacing: float, unit: float> (x) => (y)
+_CONSTANTS = "lowest", "largest", "phi_unit", "lift", "least_spacing"
+
+_BODY = f"""<{", ".join(f"{name}: float" for name in _CONSTANTS)}> (x) => (y)
 {{
-{functions.constants(largest="float", least_spacing="float", unit="float")}
-    scaled = Identity (x)"""
-_TAIL = """    y = Identity (rounded)
-}"""
+{functions.constants(**dict.fromkeys(_CONSTANTS, "float"))}
+{functions.ROUND_TO_FLOAT.replace("(scaled", "(x").replace("rounded", "y")}
+}}"""
 
 
 @dataclass(frozen=True)
@@ -56,24 +57,24 @@ class MinifloatIeee(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return self.width
 
-    def emulation(self) -> Emulation:
-        if self.shape.is_wide:
-            body, op_type = functions.ROUND_TO_WIDE_FLOAT, "WideMinifloatIeee"
-        else:
-            body, op_type = functions.ROUND_TO_FLOAT, "MinifloatIeee"
-        return Emulation(op_type, f"{_HEAD}{body}{_TAIL}", shape_attributes(self.shape))
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        return Emulation("MinifloatIeee", _BODY, tuple(shape_constants(self.shape).items()))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         return FloatGrid(np.ones((1, 1, 1), np.float32), self.shape)
 
 
-def shape_attributes(shape: FloatShape) -> tuple[tuple[str, float], ...]:
+def shape_constants(shape: FloatShape) -> dict[str, float]:
     """The constants of `functions.ROUND_TO_FLOAT`."""
-    return (
-        ("largest", shape.largest),
-        ("least_spacing", shape.least_spacing),
-        ("unit", 2.0**-shape.mantissa_bits),
+    lift = 2.0 ** (24 - shape.mantissa_bits) if shape.is_wide else 1.0
+    values = (
+        -shape.largest,
+        shape.largest,
+        functions.PHI * 2.0**-shape.mantissa_bits / lift,
+        lift,
+        shape.least_spacing,
     )
+    return dict(zip(_CONSTANTS, values, strict=True))
 
 
 WIDTH = Parameter("width", int, "bits of a value", low=2, high=32)

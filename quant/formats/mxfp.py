@@ -12,12 +12,13 @@ from quant.errors import ConfigError
 from quant.finetune.grid import RoundingGrid
 from quant.formats import functions
 from quant.formats.blocks import Blocks, largest_magnitudes
-from quant.formats.contract import F32, Attributes, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import FloatGrid, arranged, finetuning_scale
-from quant.formats.minifloat_ieee import shape_attributes
+from quant.formats.minifloat_ieee import shape_constants
 from quant.formats.mxint import MX_BLOCK_SIZE, shared_limit
 from quant.formats.parameters import Family, Parameter
 from quant.formats.rounding import FloatShape, leading_power
+from quant.formats.tiling import tiled
 
 ELEMENTS = {
     (4, 3): FloatShape(3, -6, 448.0),
@@ -30,26 +31,17 @@ ELEMENTS = {
 
 SCALE_BITS = 8
 
-SCALED_BODY = f"""
-    scale = Cast <to = 1> (shared)
-    scaled = Div (tiled, scale)
+SCALED_ROUND = f"""
+    scaled = Div (cut, spread)
 {functions.ROUND_TO_FLOAT}
-    result = Mul (rounded, scale)
-{functions.UNTILE}
-}}"""
-"""tiled, shared -> y: elements rounded in units of a power of two of their block."""
+    result = Mul (rounded, spread)
+"""
+"""cut, spread -> result: elements rounded in units of a power of two of their block."""
 
-_BODY = f"""<block: ints, least: float, greatest: float, shift: float,
- largest: float, least_spacing: float, unit: float> (x) => (y)
-{{
-{functions.constants(least="float", greatest="float", shift="float")}
-{functions.constants(largest="float", least_spacing="float", unit="float")}
-{functions.TILE}
-{functions.FLOOR_POWER}
-    shift_64 = Cast <to = 11> (shift)
-    unbounded = Mul (power, shift_64)
-{functions.BOUND_POWER.replace("(power", "(unbounded")}
-{SCALED_BODY}"""
+_SCALE = f"""{functions.FLOOR_POWER}
+    unbounded = Mul (power, shift)
+    scale = Clip (unbounded, least, greatest)
+"""
 
 
 @dataclass(frozen=True)
@@ -106,17 +98,11 @@ class MxFp(Format):
         width = 1 + self.exponent_width + self.frac_width
         return Blocks.of(self.block_size).bits_per_element(width, SCALE_BITS, shape)
 
-    def emulation(self) -> Emulation:
-        blocks = Blocks.of(self.block_size)
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         limit = shared_limit(SCALE_BITS)
-        attributes: Attributes = (
-            ("block", (blocks.height, blocks.width)),
-            ("least", 1 / limit),
-            ("greatest", limit),
-            ("shift", self._shift),
-            *shape_attributes(self.element),
-        )
-        return Emulation("MxFp", _BODY, attributes)
+        constants = {"shift": self._shift, "least": 1 / limit, "greatest": limit}
+        constants |= shape_constants(self.element)
+        return tiled("MxFp", Blocks.of(self.block_size), shape, constants, (_SCALE, SCALED_ROUND))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         scale = Blocks.of(self.block_size).spread(as_float32(weight), self._scale)

@@ -9,23 +9,15 @@ import numpy as np
 
 from quant.finetune.grid import RoundingGrid, UniformGrid
 from quant.formats import functions
-from quant.formats.block_fp import round_to_codes, spacing
+from quant.formats.block_fp import code_constants, round_to_codes, spacing
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
-from quant.formats.contract import F32, Emulation, Format, as_float32
+from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import arranged, finetuning_scale
 from quant.formats.parameters import Family, Parameter
 from quant.formats.rounding import greatest_code, leading_power
+from quant.formats.tiling import tiled
 
-_BODY = f"""<block: ints, least: float, greatest: float, unit: float, code: float> (x) => (y)
-{{
-{functions.constants(least="float", greatest="float", unit="float", code="float")}
-{functions.TILE}
-{functions.FLOOR_POWER}
-{functions.BOUND_POWER}
-{functions.SPACING}
-{functions.ROUND_TO_CODES}
-{functions.UNTILE}
-}}"""
+_TEXTS = functions.FLOOR_POWER + functions.SHARED_SPACING, functions.ROUND_TO_CODES
 
 
 @dataclass(frozen=True)
@@ -63,17 +55,10 @@ class MxInt(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return Blocks.of(self.block_size).bits_per_element(self.width, self.scale_bits, shape)
 
-    def emulation(self) -> Emulation:
-        blocks = Blocks.of(self.block_size)
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
         greatest = shared_limit(self.scale_bits)
-        attributes = (
-            ("block", (blocks.height, blocks.width)),
-            ("least", 1 / greatest),
-            ("greatest", greatest),
-            ("unit", 2.0 ** (2 - self.width)),
-            ("code", float(greatest_code(self.width - 1))),
-        )
-        return Emulation("MxInt", _BODY, attributes)
+        constants = code_constants(self.width, 2.0 ** (2 - self.width), 1 / greatest, greatest)
+        return tiled("MxInt", Blocks.of(self.block_size), shape, constants, _TEXTS)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         spread = Blocks.of(self.block_size).spread(as_float32(weight), self._spacing)

@@ -8,40 +8,45 @@ from dataclasses import dataclass
 import numpy as np
 
 from quant.finetune.grid import RoundingGrid
-from quant.formats.contract import F32, Emulation, Format
+from quant.formats import functions
+from quant.formats.contract import F32, Emulation, Format, KnownShape
 from quant.formats.grids import StepGrid
-from quant.formats.means import ROWS, by_rows, mean_magnitudes, per_output, row_count
+from quant.formats.means import by_rows, mean_magnitudes, per_output, row_count, with_means
 from quant.formats.parameters import Family, Parameter
 
 _THRESHOLD = 0.75
 """Of the mean magnitude; 0.7 in Li et al., 2016 (arXiv:1605.04711)."""
 
-_BODY = f"""<per_row: int, scaled: int> (x) => (y)
-{{
-{ROWS}
+_ABOVE = f"""
     share = Constant <value_float = {_THRESHOLD}> ()
     threshold = Mul (mean, share)
-    above = Greater (magnitudes, threshold)
-    zero_64 = Cast <to = 11> (zero)
-    counted = Where (above, magnitudes_64, zero_64)
-    total = ReduceSum <keepdims = 1> (counted, axis)
+    is_above = Greater (magnitudes, threshold)
+    above = Cast <to = 1> (is_above)
+"""
+
+_SIGN = f"""{functions.NAN_KEEPING_SIGN}
+    raised = Mul (rows, up)
+    far = Mul (raised, again)
+    sign = Clip (far, minus_one_float, one_float)
+"""
+
+_UNSCALED = f"""{_ABOVE}{_SIGN}
+    y = Mul (sign, above)
+"""
+
+_SCALED = f"""{_ABOVE}{_SIGN}
+    zero_64 = Constant <value = double {{0.0}}> ()
+    one_64 = Constant <value = double {{1.0}}> ()
+    counted = Where (is_above, magnitudes_64, zero_64)
+    total = ReduceSum <keepdims = 1> (counted, axes)
     ones = Cast <to = 11> (above)
-    number = ReduceSum <keepdims = 1> (ones, axis)
-    one_64 = Cast <to = 11> (one)
+    number = ReduceSum <keepdims = 1> (ones, axes)
     divisor = Max (number, one_64)
     scale_64 = Div (total, divisor)
-    own_scale = Cast <to = 1> (scale_64)
-    scaled = Constant <value_int: int = @scaled> ()
-    has_scale = Cast <to = 9> (scaled)
-    unit_scale = Cast <to = 1> (one)
-    scale = Where (has_scale, own_scale, unit_scale)
-    sign = Sign (rows)
-    signed = Mul (sign, scale)
-    chosen = Where (above, signed, zero)
-    unknown = IsNaN (rows)
-    result = Where (unknown, rows, chosen)
-    y = Reshape (result, shape)
-}}"""
+    scale = Cast <to = 1> (scale_64)
+    chosen = Mul (sign, above)
+    y = Mul (chosen, scale)
+"""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,9 @@ class Ternary(Format):
     def bits_per_element(self, shape: Sequence[int]) -> float:
         return 2
 
-    def emulation(self) -> Emulation:
-        return Emulation("Ternary", _BODY, (("per_row", 1), ("scaled", int(self.scaling_factor))))
+    def emulation(self, shape: KnownShape | None = None) -> Emulation:
+        op_type, result = ("ScaledTernary", _SCALED) if self.scaling_factor else ("Ternary", _UNSCALED)
+        return with_means(op_type, result, per_row=True, shape=shape)
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         rows = weight.reshape(row_count(weight, True), -1)

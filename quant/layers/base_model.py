@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
 import onnx_ir as ir
 
+from quant.formats import KnownShape
 from quant.graph.insert import PRODUCER
 from quant.graph.shared_weights import SharedWeights, share_weights
 from quant.layers.layer import QuantizableLayer
@@ -22,6 +23,7 @@ class BaseModel:
         nodes: In topological order.
         own: Names of those constants, which nothing but layers reads.
         names: Of all values and nodes.
+        shapes: Of the values that nodes compute or the model reads, as far as they are known before it runs.
         weights: What large constants of `head` refer to, or None.
     """
 
@@ -29,6 +31,7 @@ class BaseModel:
     nodes: tuple[onnx.NodeProto, ...]
     own: frozenset[str]
     names: frozenset[str]
+    shapes: Mapping[str, KnownShape]
     weights: SharedWeights | None
 
 
@@ -42,8 +45,8 @@ def base_model(model: ir.Model, layers: Sequence[QuantizableLayer]) -> BaseModel
             del model.graph.initializers[name]
         elif isinstance(value.const_value, ir.ExternalTensor):  # the result stands for itself
             value.const_value = ir.tensor(value.const_value.numpy(), name=name)
-    names = {value.name or "" for node in model.graph for value in node.outputs}
-    names |= {value.name or "" for value in model.graph.inputs} | {node.name or "" for node in model.graph}
+    values = [*model.graph.inputs, *(value for node in model.graph for value in node.outputs)]
+    names = {value.name or "" for value in values} | {node.name or "" for node in model.graph}
     names |= own | set(model.graph.initializers)
     weights = share_weights(model.graph)
     head = ir.to_proto(model)
@@ -52,7 +55,16 @@ def base_model(model: ir.Model, layers: Sequence[QuantizableLayer]) -> BaseModel
     for copy, node in zip(copies, nodes, strict=True):
         copy.CopyFrom(node)
     del head.graph.node[:]
-    return BaseModel(head, tuple(copies), own, frozenset(names), weights)
+    return BaseModel(head, tuple(copies), own, frozenset(names), _known_shapes(values), weights)
+
+
+def _known_shapes(values: Iterable[ir.Value]) -> dict[str, KnownShape]:
+    """Of those whose rank is known, by name."""
+    return {
+        value.name or "": tuple(length if isinstance(length, int) else None for length in value.shape)
+        for value in values
+        if value.shape is not None
+    }
 
 
 def _own_constants(graph: ir.Graph, layers: Sequence[QuantizableLayer]) -> frozenset[str]:

@@ -67,7 +67,7 @@ class FormatWriter:
                 self.emulates |= native.clip is not None
             else:
                 self.emulates = True
-                emulation = bound.emulation()
+                emulation = bound.emulation(self.base.shapes.get(tensor))
                 assert emulation is not None, wanted.name
                 output = self._call(tensor, base, emulation, nodes)
             self._rounded[key] = (output, nodes[-1].name)

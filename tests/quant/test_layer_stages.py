@@ -174,6 +174,28 @@ def test_every_format_runs_at_every_level(case: str, layered: Pipeline) -> None:
         assert relative_error(run(network(), feed)[0], whole) < 1e-6
 
 
+@pytest.mark.parametrize(
+    ("length", "width", "function"),
+    [
+        (16, 8, "MxIntRows"),
+        (16, 32, "MxIntRows"),
+        (20, 16, "MxIntPaddedRows"),
+        ("w", 16, "MxIntRowsOfAnyShape"),
+    ],
+)
+def test_functions_rely_on_the_axes_that_are_known(length: int | str, width: int, function: str) -> None:
+    model = build([node("Relu", "x", "y")], {"x": ["n", 3, "h", length]}, {}, "y")
+    columns = 20 if length == "w" else int(length)
+    entry = {"name": "mxint", "data_in_width": 4, "data_in_block_size": width, "weight_name": "NA"}
+    quantized = quantize(model, [{"x": floats(2, 3, 4, columns)}], layers={"default": entry})
+    assert [own.name for own in quantized.model.functions] == [function]
+    own = layer_formats(entry).data_in
+    assert own is not None
+    for batch, rows in ((1, 4), (5, 7)):
+        x = floats(batch, 3, rows, columns, seed=batch)
+        np.testing.assert_array_equal(run_quantized(quantized, {"x": x})[0], np.maximum(own.round(x), 0))
+
+
 @pytest.mark.parametrize("case", ["channels", "int4 in blocks", "int2", "odd integer", "half"])
 def test_packed_weights_are_the_format_s_own_values(case: str, layered: Pipeline) -> None:
     """What DequantizeLinear gives is what the format rounds the weight to."""

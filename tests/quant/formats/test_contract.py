@@ -154,6 +154,41 @@ def test_onnxruntime_rounds_to_the_same_bits(case: Case, opset: int) -> None:
             np.testing.assert_array_equal((got + np.float32(0)).view(np.int32), expected.view(np.int32))
 
 
+KNOWN_SHAPES = (
+    ((37,), (37,)),
+    ((None,), (37,)),
+    ((5, 64), (5, 64)),
+    ((None, 64), (5, 64)),
+    ((None, 50), (33, 50)),
+    ((7, 16), (7, 16)),
+    ((None, 3, 5, 17), (2, 3, 5, 17)),
+    ((None, 3, 8, 32), (2, 3, 8, 32)),
+    ((None, None, 8, 8), (2, 3, 8, 8)),
+    ((None, None, None, 8), (2, 3, 8, 8)),
+    ((None, 3, None, None), (2, 3, 5, 17)),
+    ((None, 6, 1, 1), (4, 6, 1, 1)),
+    ((None, 6, 9, 20), (0, 6, 9, 20)),
+    (None, (0, 6, 9, 20)),
+)
+"""What may be known of a shape, and one that it is."""
+
+
+@pytest.mark.parametrize(("known", "shape"), KNOWN_SHAPES, ids=str)
+@pytest.mark.parametrize("case", EMULATED, ids=str)
+def test_what_is_known_of_the_shape_changes_no_bit(
+    case: Case, known: tuple[int | None, ...] | None, shape: tuple[int, ...]
+) -> None:
+    emulation = case.format.emulation(known)
+    assert emulation is not None
+    session = emulated(emulation, 21)
+    twice = (2 * shape[0], *shape[1:]) if known is not None and known[0] is None else shape
+    for own in {shape, twice}:
+        x = values(4000, exponents=(-149, 127))[: int(np.prod(own))].reshape(own)
+        (got,) = session.run(None, {"x": x})
+        expected = case.format.round(x) + np.float32(0)  # −0 + 0 = 0
+        np.testing.assert_array_equal((got + np.float32(0)).view(np.int32), expected.view(np.int32))
+
+
 @pytest.mark.parametrize("case", EMULATED, ids=str)
 def test_onnxruntime_keeps_nan_and_saturates(case: Case) -> None:
     x = values(6, 40)

@@ -16,6 +16,7 @@ def test_exported_names() -> None:
         "FORMATS",
         "Family",
         "Format",
+        "KnownShape",
         "LayerFormats",
         "Native",
         "Parameter",
