@@ -13,9 +13,15 @@ from quant.formats.block_minifloat import EXPONENT_BIAS_WIDTH
 from quant.formats.blocks import BLOCK_SIZE, Blocks, largest_magnitudes
 from quant.formats.contract import F32, Emulation, Format, KnownShape, as_float32
 from quant.formats.grids import PowerGrid, arranged
-from quant.formats.log import WIDE_NEAREST_POWER, WIDTH, nearest_powers
+from quant.formats.log import NEAREST_POWER, WIDE_NEAREST_POWER, WIDTH, nearest_powers
 from quant.formats.parameters import Family
-from quant.formats.rounding import GREATEST_EXPONENT, LEAST_SUBNORMAL, ceiling_power, power_of_two
+from quant.formats.rounding import (
+    GREATEST_EXPONENT,
+    LEAST_EXPONENT,
+    LEAST_SUBNORMAL,
+    ceiling_power,
+    power_of_two,
+)
 from quant.formats.tiling import tiled
 
 _SCALE = f"""{functions.HALF_CEILING_POWER}
@@ -24,6 +30,17 @@ _SCALE = f"""{functions.HALF_CEILING_POWER}
 """
 
 _RESULT = f"""
+    one_scale = Constant <value_float = 1.0> ()
+    scaled = Div (magnitudes, spread)
+    inside = Clip (scaled, span, one_scale)
+{NEAREST_POWER}
+    bounded = Clip (nearest, span, one_scale)
+{functions.SIGN.format(source="cut")}
+    signed = Mul (bounded, sign)
+    result = Mul (signed, spread)
+"""
+
+_WIDE_RESULT = f"""
     bottom = Mul (spread, span)
     lifted = Max (magnitudes, bottom)
     inside = Min (lifted, spread)
@@ -84,7 +101,11 @@ class BlockLog(Format):
     def emulation(self, shape: KnownShape | None = None) -> Emulation:
         least, greatest = self._bounds
         constants = {"least": least, "greatest": greatest, "span": self._span}
-        return tiled("BlockLog", Blocks.of(self.block_size), shape, constants, (_SCALE, _RESULT))
+        if self._span >= 2.0**LEAST_EXPONENT:
+            op_type, result = "BlockLog", _RESULT
+        else:
+            op_type, result = "WideBlockLog", _WIDE_RESULT
+        return tiled(op_type, Blocks.of(self.block_size), shape, constants, (_SCALE, result))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         spread = Blocks.of(self.block_size).spread(as_float32(weight), self._greatest)

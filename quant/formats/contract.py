@@ -143,8 +143,8 @@ class Native:
         return quantize(x, self.params, self.element)
 
 
-Attributes: TypeAlias = tuple[tuple[str, int | float | tuple[int, ...]], ...]
-"""Of a node, by name."""
+Attributes: TypeAlias = tuple[tuple[str, int | float | tuple[int, ...] | tuple[tuple[float, ...], ...]], ...]
+"""Of a node, by name; a tuple of tuples stands for a matrix."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Emulation:
     Attributes:
         op_type: Name of the function, in `DOMAIN`.
         body: Its text in ONNX's syntax, from the attribute list on, with "{opset}" for the version.
-        attributes: Of the node that calls it: int, float or tuples of int.
+        attributes: Of the node that calls it.
         opset: The least version of the standard operators that the text is written for.
     """
 
@@ -170,8 +170,13 @@ class Emulation:
 
     def node(self, source: str, target: str, name: str) -> onnx.NodeProto:
         """A call."""
-        attributes: Mapping[str, Any] = dict(self.attributes)
+        attributes: Mapping[str, Any] = {key: _attribute_value(value) for key, value in self.attributes}
         return onnx.helper.make_node(self.op_type, [source], [target], name, domain=DOMAIN, **attributes)
+
+
+def _attribute_value(value: Any) -> Any:
+    is_matrix = isinstance(value, tuple) and value and isinstance(value[0], tuple)
+    return onnx.numpy_helper.from_array(np.array(value, np.float32)) if is_matrix else value
 
 
 def as_float32(x: NDArray[Any]) -> F32:

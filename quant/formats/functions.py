@@ -30,17 +30,20 @@ ROUND_TO_FLOAT = """
     large = Mul (inside, phi_unit)
     less = Mul (large, minus_near_one)
     leading = Add (large, less)
-    spacing_part = Abs (leading)
-    spacing = Mul (spacing_part, lift)
+    spacing = Abs (leading)
     ulp = Max (spacing, least_spacing)
     steps = Div (inside, ulp)
     whole = Round (steps)
     rounded = Mul (whole, ulp)
 """
-"""scaled -> rounded, with the constants of `quant.formats.minifloat_ieee.shape_attributes`.
+"""scaled -> rounded, with the constants of `quant.formats.minifloat_ieee.shape_constants`."""
 
-`lift` is 1, which onnxruntime takes out, except where products with `phi_unit` would overflow without it.
-What it makes of numbers so small that the product is subnormal does not matter: the least spacing is theirs.
+ROUND_TO_WIDE_FLOAT = ROUND_TO_FLOAT.replace(
+    "spacing = Abs (leading)", "part = Abs (leading)\n    spacing = Mul (part, lift)"
+)
+"""The same where products with 2^-mantissa_bits φ would overflow: `phi_unit` is smaller by the power `lift`.
+
+Numbers so small that the product is subnormal have the least spacing anyway.
 """
 
 FLOOR_POWER = """

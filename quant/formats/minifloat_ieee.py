@@ -14,12 +14,12 @@ from quant.formats.grids import FloatGrid
 from quant.formats.parameters import Derived, Family, Parameter
 from quant.formats.rounding import FloatShape, check_range, check_widths, float_shape
 
-_CONSTANTS = "lowest", "largest", "phi_unit", "lift", "least_spacing"
 
-_BODY = f"""<{", ".join(f"{name}: float" for name in _CONSTANTS)}> (x) => (y)
+def _body(constants: tuple[str, ...], text: str) -> str:
+    return f"""<{", ".join(f"{name}: float" for name in constants)}> (x) => (y)
 {{
-{functions.constants(**dict.fromkeys(_CONSTANTS, "float"))}
-{functions.ROUND_TO_FLOAT.replace("(scaled", "(x").replace("rounded", "y")}
+{functions.constants(**dict.fromkeys(constants, "float"))}
+{text.replace("(scaled", "(x").replace("rounded", "y")}
 }}"""
 
 
@@ -58,23 +58,27 @@ class MinifloatIeee(Format):
         return self.width
 
     def emulation(self, shape: KnownShape | None = None) -> Emulation:
-        return Emulation("MinifloatIeee", _BODY, tuple(shape_constants(self.shape).items()))
+        constants = shape_constants(self.shape)
+        if self.shape.is_wide:
+            op_type, text = "WideMinifloatIeee", functions.ROUND_TO_WIDE_FLOAT
+        else:
+            op_type, text = "MinifloatIeee", functions.ROUND_TO_FLOAT
+        return Emulation(op_type, _body(tuple(constants), text), tuple(constants.items()))
 
     def grid(self, weight: F32, groups: int = 1) -> RoundingGrid:
         return FloatGrid(np.ones((1, 1, 1), np.float32), self.shape)
 
 
 def shape_constants(shape: FloatShape) -> dict[str, float]:
-    """The constants of `functions.ROUND_TO_FLOAT`."""
+    """The constants of `functions.ROUND_TO_FLOAT`, or of `functions.ROUND_TO_WIDE_FLOAT` for wide shapes."""
     lift = 2.0 ** (24 - shape.mantissa_bits) if shape.is_wide else 1.0
-    values = (
-        -shape.largest,
-        shape.largest,
-        functions.PHI * 2.0**-shape.mantissa_bits / lift,
-        lift,
-        shape.least_spacing,
-    )
-    return dict(zip(_CONSTANTS, values, strict=True))
+    constants = {
+        "lowest": -shape.largest,
+        "largest": shape.largest,
+        "phi_unit": functions.PHI * 2.0**-shape.mantissa_bits / lift,
+        "least_spacing": shape.least_spacing,
+    }
+    return constants | {"lift": lift} if shape.is_wide else constants
 
 
 WIDTH = Parameter("width", int, "bits of a value", low=2, high=32)

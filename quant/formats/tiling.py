@@ -47,11 +47,11 @@ class _Layout:
         """Names of the constants that hold shapes."""
         tall = ("strips", "wide") if self.tall else ()
         padded = ("planes", "pads", "full", "ends") if self.padded else ()
-        return ("tiles", "one_tile", "axis", *tall, *padded)
+        return ("tiles", "axis", *tall, *padded)
 
     def cut(self) -> str:
         """From x: cut, magnitudes of its shape, and finite: each tile's greatest, not above float32's."""
-        text = functions.constants(**dict.fromkeys(self.shapes, "ints")) if self.known else self._computed()
+        text = self._given() if self.known else self._computed()
         source, extreme = "x", "magnitudes"
         if self.padded:
             text += "\n    plane_list = Reshape (x, planes)\n    padded = Pad (plane_list, pads)"
@@ -75,7 +75,6 @@ class _Layout:
         """Scale, a number for each tile -> spread, of the shape of cut but for the tile's rows."""
         target = "spread_strips" if self.tall else "spread"
         text = f"""
-    ones = ConstantOfShape <value = float[1] {{1.0}}> (one_tile)
     column = Unsqueeze (scale, axis)
     {target} = MatMul (column, ones)
 """
@@ -93,8 +92,13 @@ class _Layout:
     y = Reshape (inner, shape)
 """
 
+    def _given(self) -> str:
+        """The shapes of `shapes`, and ones for the width of a tile."""
+        shapes = functions.constants(**dict.fromkeys(self.shapes, "ints"))
+        return f"{shapes}\n    ones = Constant <value: tensor = @ones> ()"
+
     def _computed(self) -> str:
-        """The shapes of `shapes` where nothing is known before the model runs."""
+        """The same where nothing is known before the model runs."""
         text = """
     block = Constant <value_ints: ints = @block> ()
     zero = Constant <value_ints = [0]> ()
@@ -116,6 +120,7 @@ class _Layout:
     full = Concat <axis = 0> (before, full_plane)
     pads = Concat <axis = 0> (zero, zero, zero, zero, missing)
     one_tile = Concat <axis = 0> (one, width)
+    ones = ConstantOfShape <value = float[1] {1.0}> (one_tile)
 """
         if not self.tall:
             return f"{text}    tiles = Concat <axis = 0> (before, width)\n"
@@ -174,7 +179,6 @@ def _arranged(blocks: Blocks, shape: KnownShape | None) -> tuple[_Layout, Attrib
     size, rows = prod(full), prod(full) // prod(tile[:-1])
     values = {
         "tiles": (*lead(size, prod(tiles)), *tiles),
-        "one_tile": (1, tile[-1]),
         "axis": (len(lead(1, 1)),),
         "strips": (*lead(rows, tile[-1]), tile[-1]),
         "wide": (*lead(rows, full[-1]), 1, full[-1]),
@@ -183,7 +187,7 @@ def _arranged(blocks: Blocks, shape: KnownShape | None) -> tuple[_Layout, Attrib
         "full": (*lead(1, 1), *full),
         "ends": ends,
     }
-    return layout, tuple((name, values[name]) for name in layout.shapes)
+    return layout, (("ones", ((1.0,) * tile[-1],)), *((name, values[name]) for name in layout.shapes))
 
 
 def _planes(shape: KnownShape, axes: int) -> int | None:
@@ -196,8 +200,9 @@ def _planes(shape: KnownShape, axes: int) -> int | None:
 @lru_cache(maxsize=256)
 def _body(layout: _Layout, constants: tuple[str, ...], texts: tuple[str, str]) -> str:
     scale, result = texts
-    shapes = layout.shapes if layout.known else ("block",)
-    declared = ", ".join([*(f"{name}: ints" for name in shapes), *(f"{name}: float" for name in constants)])
+    given = [f"{name}: ints" for name in (layout.shapes if layout.known else ("block",))]
+    given += ["ones: tensor"] if layout.known else []
+    declared = ", ".join([*given, *(f"{name}: float" for name in constants)])
     return f"""<{declared}> (x) => (y)
 {{
 {functions.constants(**dict.fromkeys(constants, "float"))}
