@@ -19,6 +19,13 @@ from quant.formats import functions
 from quant.formats.blocks import Blocks
 from quant.formats.contract import Attributes, Emulation, KnownShape
 
+_PAD = """
+    plane_list = Reshape (x, planes)
+    unseen_pads = Identity (pads)
+    padded = Pad (plane_list, unseen_pads)
+"""
+"""Up to onnxruntime 1.20 at least, shape inference refuses pads that a function has as an attribute."""
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -54,7 +61,7 @@ class _Layout:
         text = self._given() if self.known else self._computed()
         source, extreme = "x", "magnitudes"
         if self.padded:
-            text += "\n    plane_list = Reshape (x, planes)\n    padded = Pad (plane_list, pads)"
+            text += _PAD
             source = "padded"
         text += f"""
     shape = Shape (x)
