@@ -13,11 +13,11 @@ from typing import Any
 import autosearch
 from autosearch import cache_command, sensitivity_command
 from autosearch.auto_search import AutoSearch
-from autosearch.compat import build, changed
+from autosearch.compat import build, changed, with_evaluator
 from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError, OutputError
 from autosearch.files import BEST, LOG, read_entry
-from autosearch.job import DataSource, Given, Job, evaluator_of, labels_of, load_data, read_job
+from autosearch.job import DataSource, Given, Job, labels_of, load_data, read_job
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
 from autosearch.search_log import own_log
@@ -200,7 +200,7 @@ def make_search(job: Job) -> AutoSearch:
     float_model = load_float_model(job.model_input)
     calibration = load_data(job.calibration_data, float_model.inputs)
     evaluation = None if job.eval_data is None else load_data(job.eval_data, float_model.inputs)
-    settings = changed(job.settings, {"search_evaluator": evaluator_of(job, evaluation)})
+    settings = with_evaluator(job.settings, job.folder)
     return AutoSearch(
         job.quantization_config,
         settings,

@@ -172,7 +172,8 @@ def build(kind: type[T], values: Mapping[str, Any], place: str) -> T:
         lines = []
         for item in error.errors():
             where = ".".join((*([place] if place else []), *(str(part) for part in item["loc"])))
-            lines.append(f"{where}: {item['msg']}, got {item['input']!r}")
+            message = str(item.get("ctx", {}).get("error", item["msg"]))  # as it was raised, if by us
+            lines.append(f"{where}: {message}, got {item['input']!r}")
         raise ConfigError("\n".join(lines)) from None
 
 

@@ -105,27 +105,39 @@ def read_devices(text: str) -> Devices:
     return Devices(gpus)
 
 
-def check_devices(devices: Devices, *, finetunes_on: Sequence[str]) -> None:
-    """Refuses devices that nothing here can use, rather than searching on the CPU.
+def check_devices(
+    devices: Devices,
+    *,
+    finetunes_on: Sequence[str] = (),
+    infers_on: Sequence[str] = (),
+    providers: Sequence[str] = (),
+) -> None:
+    """Refuses devices that nothing here can use, rather than searching on the CPU or failing in every trial.
 
     Args:
         devices: From `read_devices`.
         finetunes_on: Every `OptimDevice` with which some configuration finetunes.
+        infers_on: Every `InferDevice` of these.
+        providers: Every execution provider of some configuration.
 
     Raises:
         ConfigError: With what has to be installed.
     """
-    if not devices.gpus:
-        return
+    asked = [("search_devices", _PROVIDERS[0])] if devices.gpus else []
+    asked += [("execution_providers", provider) for provider in providers]
+    if any(device != CPU for device in infers_on):
+        asked.append(("extra_options.FastFinetune.InferDevice", _PROVIDERS[0]))
     available = ort.get_available_providers()
-    if _PROVIDERS[0] not in available:
-        raise ConfigError(
-            f"search_devices: onnxruntime here has no {_PROVIDERS[0]} (it has {', '.join(available)});"
-            f" {_REMEDY}, in place of the package onnxruntime"
-        )
+    for place, provider in asked:
+        if provider not in available:
+            remedy = f"; {_REMEDY}, in place of the package onnxruntime" if provider == _PROVIDERS[0] else ""
+            raise ConfigError(
+                f"{place}: onnxruntime here has no {provider} (it has {', '.join(available)}){remedy}"
+            )
     wanted = [device for device in finetunes_on if device != CPU]
     if wanted and not any(find_spec(library) for library in _ARRAY_LIBRARIES):
+        place = "search_devices" if devices.gpus else "extra_options.FastFinetune.OptimDevice"
         raise ConfigError(
-            f"search_devices: FastFinetune on {wanted[0]!r} needs CuPy or PyTorch; {_REMEDY}, or set"
+            f"{place}: FastFinetune on {wanted[0]!r} needs CuPy or PyTorch; {_REMEDY}, or set"
             " extra_options.FastFinetune.OptimDevice to cpu"
         )

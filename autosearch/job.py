@@ -21,12 +21,10 @@ from autosearch.compat import (
     import_object,
     parse_config,
     read_yaml,
-    with_evaluator,
 )
 from autosearch.config import AutoSearchConfig
 from autosearch.errors import ConfigError
 from autosearch.mase import SUFFIX, load_toml, read_search
-from evaluators import AccuracyEvaluator
 from quant import CalibrationData, DataError
 from quant.calibration.data import InputSpec
 
@@ -208,23 +206,6 @@ def labels_of(job: Job) -> NDArray[Any] | None:
     if source.labels == DataSource.labels and source.labels not in _arrays(source):
         return None
     return load_labels(source)
-
-
-def evaluator_of(job: Job, evaluation: CalibrationData | None) -> Any:
-    """The evaluator that a YAML file means: its own, accuracy on labelled data, or None = built-in.
-
-    Raises:
-        ConfigError: If it cannot be.
-    """
-    wanted = with_evaluator(job.settings, job.folder).search_evaluator
-    by_name = (job.settings.search_metric or "").casefold() == "accuracy" and not job.settings.metrics
-    if wanted is None and by_name:
-        if job.eval_data is None or evaluation is None or job.eval_data.path is None:
-            raise ConfigError(
-                "search_metric: accuracy needs eval_data: {path: ARCHIVE.npz, labels: NAME OF ITS LABELS}"
-            )
-        return AccuracyEvaluator(evaluation, load_labels(job.eval_data))
-    return wanted
 
 
 def _data_source(value: object, place: str, folder: Path) -> DataSource:

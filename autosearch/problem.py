@@ -197,7 +197,12 @@ def pose(
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)
     _check_not_empty(plan.first.space)
-    check_devices(devices, finetunes_on=_finetuning_devices(space))
+    check_devices(
+        devices,
+        finetunes_on=_finetuning_devices(space, "OptimDevice"),
+        infers_on=_finetuning_devices(space, "InferDevice"),
+        providers=[name for names in space.values_of("execution_providers") for name in names],
+    )
     bench = Bench(
         float_model.path,
         held_out,
@@ -218,11 +223,11 @@ def pose(
     return replace(problem, notes=(*own_notes, *notes, *objectives.notes))
 
 
-def _finetuning_devices(space: SearchSpace) -> tuple[str, ...]:
-    """Every device that some configuration finetunes on."""
+def _finetuning_devices(space: SearchSpace, option: str) -> tuple[str, ...]:
+    """Every device that some configuration finetunes on, by one of its two options."""
     if not any(space.values_of("include_fast_ft")):
         return ()
-    return space.values_of("extra_options.FastFinetune.OptimDevice")
+    return space.values_of(f"extra_options.FastFinetune.{option}")
 
 
 def expected_cost(float_model: FloatModel, data: CalibrationData) -> CostModel:

@@ -105,7 +105,7 @@ def software_evaluators(
         ConfigError: If there is none for a metric, or it lacks labels.
     """
     evaluators: list[Evaluator] = []
-    left = dict(asked)
+    left = {find_metric(name, (*_LABELLED, *_PERPLEXITY)) or name: place for name, place in asked.items()}
     found = {name: find_metric(name, DISTANCES) for name in left}
     known_distances = [each for each in found.values() if each is not None]
     if known_distances:
@@ -115,11 +115,15 @@ def software_evaluators(
         evaluators.append(_perplexity(bench, options))
         left = {name: place for name, place in left.items() if name not in _PERPLEXITY}
     labelled = [name for name in left if name in _LABELLED]
-    if labelled:
+    if labelled == ["accuracy"] and left["accuracy"] == "search_metric":
+        evaluators.append(_accuracy("accuracy", 1, "search_metric", bench, options))  # of any scores
+        del left["accuracy"]
+    elif labelled:
         evaluators.append(_classification(labelled, left[labelled[0]], bench, options))
         left = {name: place for name, place in left.items() if name not in labelled}
     for name in [name for name in left if _TOP_K.fullmatch(name)]:
-        evaluators.append(_top_k(name, left.pop(name), bench, options))
+        top_k = int(name.removeprefix("top").removesuffix("_accuracy"))
+        evaluators.append(_accuracy(name, top_k, left.pop(name), bench, options))
     for name, place in left.items():
         known = {*given, *DISTANCES, *_LABELLED, *_PERPLEXITY, *HARDWARE_METRICS, "weights_above_8_bits"}
         raise ConfigError(f"{place}: nothing produces a metric {name!r}{nearest(name, known)}")
@@ -147,9 +151,8 @@ def _classification(
     )
 
 
-def _top_k(name: str, place: str, bench: Bench, options: MetricOptions) -> AccuracyEvaluator:
+def _accuracy(name: str, top_k: int, place: str, bench: Bench, options: MetricOptions) -> AccuracyEvaluator:
     given = options.merged([name], ("output", "average"))
-    top_k = int(name.removeprefix("top").removesuffix("_accuracy"))
     settings = bench.session_settings
     return AccuracyEvaluator(
         bench.data, _labels(place, bench), top_k=top_k, session_settings=settings, **given

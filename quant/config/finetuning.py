@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from quant.config.base import Level, Names
+from quant.errors import nearest
+
+FINETUNED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_WITHOUT_MATRIX = ("InstanceNormalization", "LayerNormalization")
+"""Quark's lists name them, too; they have no weight matrix whose roundings could be chosen."""
+
+
+def _operators(names: tuple[str, ...]) -> tuple[str, ...]:
+    known = (*FINETUNED, *_WITHOUT_MATRIX)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is not an operator that can be finetuned{nearest(name, known)}")
+    if not names:
+        raise ValueError("names no operator; leave it out for all, or set include_fast_ft to false")
+    return names
+
+
+def _device(name: str) -> str:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", name) is None:
+        raise ValueError(f"{name!r} is not a device; give 'cpu', 'cuda' or 'cuda:<number>'")
+    return name
+
+
+def _threshold_and_rate(values: tuple[float, ...]) -> tuple[float, ...]:
+    if values and (len(values) != 2 or values[1] <= 0):
+        raise ValueError(f"{values}: give (threshold, positive learning rate), or leave it out")
+    return values
+
+
+DeviceName = Annotated[str, AfterValidator(_device)]
+Positive = Annotated[float, Field(gt=0)]
+Beta = Annotated[float, Field(ge=1)]
 
 
 class FastFinetuneConfig(Level):
@@ -38,7 +71,8 @@ class FastFinetuneConfig(Level):
         EarlyStop: End a layer when its loss no longer falls.
         LRAdjust: (threshold, learning rate): the latter for layers whose mean squared error is above
             the former with nearest rounding.
-        TargetOpType: Which operators are finetuned.
+        TargetOpType: Which operators are finetuned; InstanceNormalization and LayerNormalization, which have
+            no weight matrix, are accepted and left as they are.
         SelectiveUpdate: Keep a layer's update only if the error of the model's outputs falls; costs a
             run of the model for each layer.
         UpdateBias: Correct biases along with the weights, in closed form.
@@ -64,21 +98,21 @@ class FastFinetuneConfig(Level):
     BatchSize: int = Field(default=1, gt=0)
     NumBatches: int = Field(default=1, gt=0)
     NumIterations: int = Field(default=50, gt=0)
-    LearningRate: float = Field(default=0.1, gt=0)
-    NumIterLR: tuple[Annotated[int, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    LearningRate: Positive = 0.1
+    NumIterLR: tuple[Annotated[int, Field(gt=0)], Positive] | None = None
     OptimAlgorithm: Literal["adaround", "adaquant", "gptq"] = "adaround"
-    OptimDevice: str = "cpu"
-    InferDevice: str = "cpu"
+    OptimDevice: DeviceName = "cpu"
+    InferDevice: DeviceName = "cpu"
     EarlyStop: bool = False
-    LRAdjust: tuple[float, ...] = ()
-    TargetOpType: Names = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+    LRAdjust: Annotated[tuple[float, ...], AfterValidator(_threshold_and_rate)] = ()
+    TargetOpType: Annotated[Names, AfterValidator(_operators)] = FINETUNED
     SelectiveUpdate: bool = False
     UpdateBias: bool = False
     OutputQDQ: bool = False
     ReluAware: bool = False
     DropRatio: float = Field(default=1.0, ge=0, le=1)
     RegParam: float = Field(default=0.01, ge=0)
-    BetaRange: tuple[float, float] = (20.0, 2.0)
+    BetaRange: tuple[Beta, Beta] = (20.0, 2.0)
     WarmStart: float = Field(default=0.2, ge=0, lt=1)
     LogPeriod: int = Field(default=100, gt=0)
     Damping: float = Field(default=0.01, gt=0, le=1)

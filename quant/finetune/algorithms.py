@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quant.config import FastFinetuneConfig
-from quant.errors import ConfigError
 from quant.finetune.adam import Progress
 from quant.finetune.adaquant import AdaQuant
 from quant.finetune.adaround import AdaRound
@@ -26,19 +25,14 @@ def algorithm_for(
     Args:
         config: Parameters.
         report: Told of the iteration and the loss, every `LogPeriod` iterations.
-
-    Raises:
-        ConfigError: If `LRAdjust` is neither, or `BetaRange` has a value below 1.
     """
     if config.OptimAlgorithm == "gptq":
         return Gptq(config.Damping, config.ActOrder)
     iterations, learning_rate = config.NumIterLR or (config.NumIterations, config.LearningRate)
-    lr_adjust = _lr_adjust(config.LRAdjust)
+    lr_adjust = (config.LRAdjust[0], config.LRAdjust[1]) if config.LRAdjust else None
     progress = None if report is None else Progress(config.LogPeriod, report)
     if config.OptimAlgorithm == "adaquant":
         return AdaQuant(iterations, learning_rate, config.EarlyStop, lr_adjust, config.Damping, progress)
-    if min(config.BetaRange) < 1:
-        raise ConfigError(f"BetaRange: {config.BetaRange}: both values must be at least 1")
     return AdaRound(
         iterations,
         learning_rate,
@@ -50,11 +44,3 @@ def algorithm_for(
         config.Damping,
         progress,
     )
-
-
-def _lr_adjust(values: tuple[float, ...]) -> tuple[float, float] | None:
-    if not values:
-        return None
-    if len(values) != 2 or values[1] <= 0:
-        raise ConfigError(f"LRAdjust: {values}: give (threshold, positive learning rate), or leave it out")
-    return values[0], values[1]

@@ -322,6 +322,8 @@ def test_files_that_are_no_search_are_refused(
         ({"search_output_dir": "search.yaml/out"}, ["search_output_dir", "cannot be written"]),
         ({"search_log_path": "search.yaml/log"}, ["search_log_path", "cannot be written"]),
         ({"storage": "nonsense"}, ["storage 'nonsense'", "cannot be opened"]),
+        ({"search_cache_size": "big"}, ["error: search_cache_size: write a number of bytes", "got 'big'"]),
+        ({"constraints": {"model_size": {"max": "big"}}}, ["model_size.max: write a number", "got 'big'"]),
     ],
     ids=str,
 )  # fmt: skip

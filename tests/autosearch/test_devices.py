@@ -79,6 +79,42 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     check_devices(gpu, finetunes_on=("cuda:0",))
 
 
+@pytest.mark.parametrize(
+    ("finetuning", "others", "complaint"),
+    [
+        (
+            {"OptimDevice": ["cpu", "cuda:0"]},
+            {},
+            r"FastFinetune.OptimDevice: .*needs CuPy .*autosearch\[gpu\]",
+        ),
+        (
+            {"InferDevice": ["cuda"]},
+            {},
+            r"FastFinetune.InferDevice: .*no CUDAExecutionProvider .*pip install",
+        ),
+        (
+            {},
+            {"execution_providers": [["CPUExecutionProvider"], ["CUDAExecutionProvider"]]},
+            r"^execution_providers: .*no CUDAExecutionProvider .*pip install",
+        ),
+        ({}, {"execution_providers": [["NoneExecutionProvider"]]}, "has no NoneExecutionProvider"),
+    ],
+    ids=str,
+)
+def test_what_configurations_ask_for_must_be_there_before_the_search(
+    finetuning: dict[str, Any],
+    others: dict[str, Any],
+    complaint: str,
+    model: Path,
+    settings: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autosearch.devices.find_spec", lambda name: None)
+    space = {"extra_options": {"FastFinetune": {"NumIterations": [5], **finetuning}}, **others}
+    with pytest.raises(ConfigError, match=complaint):
+        AutoSearch({"include_fast_ft": True}, {**settings, "search_space": space}, model, make_feeds(1))
+
+
 def test_the_search_is_posed_for_them(
     model: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,17 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from autosearch import AutoSearch
 from autosearch.cli import make_search
 from autosearch.errors import ConfigError
-from autosearch.job import DataSource, evaluator_of, load_data, load_labels, read_job
-from evaluators import AccuracyEvaluator
+from autosearch.job import DataSource, load_data, load_labels, read_job
+from autosearch.problem import threads_per_worker
+from evaluators import AccuracyEvaluator, SessionSettings
 from quant import CalibrationData, DataError
 from quant.calibration.data import InputSpec
 from tests.autosearch.models import make_feeds, write_job
 
+GPU = ("CUDAExecutionProvider",)
 X = InputSpec("x", np.dtype(np.float32), (None, 2))
 Y = InputSpec("y", np.dtype(np.int64), (None,))
 
@@ -142,9 +145,10 @@ def test_readers_that_do_not_read_are_refused(tmp_path: Path, name: str, message
         load_data(job.calibration_data, ())
 
 
-def test_accuracy_on_labelled_data(tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["accuracy", "Accuracy"])
+def test_accuracy_on_labelled_data(tmp_path: Path, settings: dict[str, Any], name: str) -> None:
     data = {"path": "calibration.npz", "batch_size": 16}
-    changes = {**settings, "search_metric": "accuracy", "search_metric_tolerance": 0.5, "eval_data": data}
+    changes = {**settings, "search_metric": name, "search_metric_tolerance": 0.5, "eval_data": data}
     search = make_search(read_job(write_job(tmp_path, **changes)))
     assert isinstance(search.problem.evaluator, AccuracyEvaluator)
     candidates = search.search_model()
@@ -155,8 +159,20 @@ def test_accuracy_on_labelled_data(tmp_path: Path, settings: dict[str, Any]) -> 
         assert correct == pytest.approx(round(correct))
 
 
+def test_accuracy_is_evaluated_as_other_metrics_are(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the threads and on the devices of the search."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [*GPU, "CPUExecutionProvider"])
+    data = {"path": "calibration.npz", "batch_size": 16}
+    changes = {"search_metric": "accuracy", "eval_data": data, "search_devices": "cuda:0,1"}
+    search = make_search(read_job(write_job(tmp_path, **settings | changes)))
+    found = search.problem.evaluator._data._session_settings  # type: ignore[attr-defined]
+    assert found == SessionSettings((*GPU, "CPUExecutionProvider"), threads_per_worker(2))
+
+
 def test_accuracy_needs_labels(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="accuracy needs eval_data"):
+    with pytest.raises(ConfigError, match="search_metric: needs labels; give eval_data"):
         make_search(read_job(write_job(tmp_path, search_metric="accuracy")))
     data = {"path": "calibration.npz", "labels": "truth"}
     with pytest.raises(DataError, match="no array 'truth'; there are x, labels"):
@@ -165,9 +181,8 @@ def test_accuracy_needs_labels(tmp_path: Path) -> None:
 
 def test_evaluators_are_imported_from_the_files_folder(tmp_path: Path) -> None:
     (tmp_path / "my_evaluators_1.py").write_text("def score(path):\n    return 0.5\n")
-    path = write_job(tmp_path, search_evaluator="my_evaluators_1:score")
-    evaluator = evaluator_of(read_job(path), None)
-    assert evaluator("model.onnx") == 0.5
+    search = make_search(read_job(write_job(tmp_path, search_evaluator="my_evaluators_1:score")))
+    assert search.problem.evaluator.evaluate(Path("model.onnx")) == {"score": 0.5}
 
 
 def test_a_path_as_configuration_of_the_python_interface(

@@ -69,6 +69,11 @@ def test_choices_are_normalised(written: dict[str, Any], values: tuple[Any, ...]
         ),
         ({"calibrate_method": ["MinMaxx"]}, r"calibrate_method\[0\]: 'MinMaxx' is not a supported calibra"),
         ({"extra_options": {"Percentile": [float("nan")]}}, r"Percentile\[0\]: "),
+        (
+            {"extra_options": {FT: {"TargetOpType": [["Conf"]]}}},
+            r"FastFinetune.TargetOpType\[0\]: 'Conf' is not",
+        ),
+        ({"extra_options": {FT: {"LRAdjust": [[0.1]]}}}, r"FastFinetune.LRAdjust\[0\]: .*positive learning"),
         ({"extra_options": {FT: {"OptimAlgorithm": ["sgd"]}}}, r"FastFinetune.OptimAlgorithm\[0\]: .*'sgd'"),
         ({"nodes_to_exclude": ["a", "b"]}, r"nodes_to_exclude\[0\]: each choice of nodes_to_exclude is a l"),
         ({"per_channel": {True, False}}, "search_space.per_channel: "),

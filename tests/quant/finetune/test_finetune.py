@@ -273,6 +273,12 @@ def test_layers_that_cannot_be_finetuned_are_named() -> None:
         ({"InferDevice": "gpu"}, "InferDevice: 'gpu' is not a device"),
         ({"LRAdjust": [0.1]}, "LRAdjust"),
         ({"BetaRange": [20, 0.5]}, "BetaRange"),
+        (
+            {"TargetOpType": ["Conf"]},
+            "TargetOpType: 'Conf' is not an operator that can be finetuned; did you",
+        ),
+        ({"TargetOpType": "Softmax"}, "TargetOpType: 'Softmax' is not an operator that can be finetuned"),
+        ({"TargetOpType": []}, "TargetOpType: names no operator"),
     ],
 )
 def test_bad_parameters_are_refused(stages: Pipeline, options: dict[str, Any], complaint: str) -> None:
