@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from autosearch.files import BEST, LOG, read_entry
 from autosearch.job import DataSource, Given, Job, labels_of, load_data, read_job
 from autosearch.plan import make_plan
 from autosearch.problem import expected_cost, read_quantization_config
-from autosearch.search_log import own_log
+from autosearch.search_log import LIBRARIES, own_log
 from autosearch.space import SearchSpace, layer_sites
 from autosearch.storage import shown_url
 from autosearch.table import best_table, trials_table
@@ -131,6 +132,9 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     _add_changes(parser)
     parser.add_argument("--output-dir", "--output", metavar="D", help="where models, study and reports go")
     parser.add_argument("--n-jobs", type=int, metavar="N", help="worker processes")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="log details, such as the loss of finetuned layers"
+    )
 
 
 def _add_given(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +182,9 @@ def _read_search(options: argparse.Namespace) -> Job:
     given = {"search_output_dir": options.output_dir, "n_jobs": options.n_jobs}
     changes = {name: value for name, value in given.items() if value is not None}
     job = _read_job(options)
+    if options.verbose:
+        for library in LIBRARIES:
+            logging.getLogger(library).setLevel(logging.DEBUG)
     return dataclasses.replace(job, settings=changed(job.settings, changes))
 
 

@@ -110,11 +110,17 @@ def result_lines(result: SearchResult, objectives: Objectives, ranked: list[Tria
         yield infeasible_line(result, objectives)
     for stage, count in result.stages.items():
         found = count.memory_hits + count.disk_hits
-        yield f"Stage {stage}: computed {count.computed} times in {count.seconds:.2f} s, found {found} times"
+        yield (
+            f"Stage {stage}: computed {_times(count.computed)} in {count.seconds:.2f} s, found {_times(found)}"
+        )
     if objectives.searched is None and result.candidates:
         yield f"Best trial(s):\n{best_table(result.front)}"
     yield f"Searched candidates: {len(result.candidates)}"
     yield f"Stopped: {result.stop_reason}; {result.seconds:.1f} s"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def infeasible_line(result: SearchResult, objectives: Objectives) -> str:

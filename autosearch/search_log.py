@@ -13,7 +13,9 @@ from pathlib import Path
 
 from autosearch.errors import OutputError
 
-_LIBRARIES = ("quant", "evaluators", "autosearch")
+LIBRARIES = ("quant", "evaluators", "autosearch")
+"""The packages whose loggers are this product's."""
+
 _PACKAGES = ("onnx", "onnxruntime", "onnx-ir", "numpy", "optuna")
 
 
@@ -40,7 +42,7 @@ def search_log(path: Path, is_shared: bool = False) -> Iterator[logging.Logger]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.Logger("autosearch.search", logging.INFO)  # not in the registry: no other search's
     log.addHandler(handler)
-    libraries = [logging.getLogger(name) for name in _LIBRARIES]
+    libraries = [logging.getLogger(name) for name in LIBRARIES]
     for library in libraries:
         library.addHandler(handler)
     try:
@@ -49,6 +51,15 @@ def search_log(path: Path, is_shared: bool = False) -> Iterator[logging.Logger]:
         for library in libraries:
             library.removeHandler(handler)
         handler.close()
+
+
+def log_levels() -> dict[str, int]:
+    """Of the packages' loggers, by name: what another process needs to log alike."""
+    levels = {name: logging.getLogger(name).getEffectiveLevel() for name in LIBRARIES}
+    for name, logger in logging.getLogger().manager.loggerDict.items():
+        if name.partition(".")[0] in LIBRARIES and isinstance(logger, logging.Logger) and logger.level:
+            levels[name] = logger.level
+    return levels
 
 
 def own_log(path: Path) -> Path:

@@ -13,18 +13,19 @@ from multiprocessing import Pipe
 from multiprocessing.spawn import get_executable
 from typing import Any
 
+from autosearch.search_log import log_levels
 from autosearch.workers.executor import Task
 
 _START = (
     "import sys\n"
     "from multiprocessing.connection import Connection\n"
     "connection = Connection(int(sys.argv[1]))\n"
-    "parent, sys.path[:], sys.argv[:] = connection.recv()\n"
+    "parent, levels, sys.path[:], sys.argv[:] = connection.recv()\n"
     "payload = connection.recv_bytes()\n"  # before the imports below, which take a second
     "from autosearch.deferred_imports import defer_imports\n"
     "defer_imports()\n"
     "from autosearch.workers.worker import serve\n"
-    "serve(connection, parent, payload)\n"
+    "serve(connection, parent, levels, payload)\n"
 )
 """Neither imports the caller's script nor runs it again, as multiprocessing's own processes would."""
 
@@ -77,7 +78,7 @@ class WorkerProcess:
     def equip(self, payload: bytes) -> None:
         """Sends the pickled objective; a process that has died is noticed by whoever waits for it."""
         with suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send((os.getpid(), sys.path, sys.argv))
+            self.connection.send((os.getpid(), log_levels(), sys.path, sys.argv))
             self.connection.send_bytes(payload)
 
     def begin(self, task: Task) -> None:

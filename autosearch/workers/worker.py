@@ -17,12 +17,12 @@ from typing import Any
 
 from autosearch.errors import OutputError
 from autosearch.objective import Objective
+from autosearch.search_log import LIBRARIES
 from autosearch.trial import Outcome
 from autosearch.workers.executor import Task
 from quant.cache import StageCount
 
 _PARENT_CHECKED_EVERY_S = 0.5
-_LIBRARIES = ("quant", "evaluators", "autosearch")
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,13 @@ class Logged:
     message: str
 
 
-def serve(connection: Connection, parent: int, payload: bytes) -> None:
+def serve(connection: Connection, parent: int, levels: Mapping[str, int], payload: bytes) -> None:
     """Computes what is asked for until the connection is closed.
 
     Args:
         connection: Gives `Task`s, takes the messages above.
         parent: Process id; this process does not outlive it.
+        levels: Of loggers, by name.
         payload: The pickled objective.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -93,9 +94,11 @@ def serve(connection: Connection, parent: int, payload: bytes) -> None:
     os.set_inheritable(connection.fileno(), False)  # what trials start would keep it open
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     channel = _Channel(connection)
-    for library in _LIBRARIES:
+    for library in LIBRARIES:
         logging.getLogger(library).addHandler(channel)
         logging.getLogger(library).propagate = False  # the parent passes it on
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
     try:
         objective: Objective = pickle.loads(payload)
     except Exception as error:  # noqa: BLE001 - whatever the user's module or __setstate__ raises

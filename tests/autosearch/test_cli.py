@@ -227,6 +227,25 @@ def test_worker_processes(tmp_path: Path) -> None:
     assert "2 job(s)" in (tmp_path / "auto_search.log").read_text()
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_details_are_logged_if_they_are_asked_for(n_jobs: int, tmp_path: Path) -> None:
+    finetune = {"NumIterations": 6, "LogPeriod": 2, "OptimAlgorithm": "adaquant"}
+    space = {"include_fast_ft": True, "extra_options": {"FastFinetune": finetune}}
+    job = write_job(tmp_path, search_space=space)
+    lines = {}
+    for name, arguments in (("quiet", []), ("verbose", ["--verbose"])):
+        folder = tmp_path / name  # with a cache of its own
+        folder.mkdir()
+        done = run_command("search", job, "--n-jobs", n_jobs, *arguments, cwd=folder)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        log = (folder / "auto_search.log").read_text().splitlines()
+        lines[name] = [line for line in log if " DEBUG " in line]
+    assert lines["quiet"] == []
+    iterations = [line for line in lines["verbose"] if "iteration " in line]
+    assert {line.partition("iteration ")[2].partition(":")[0] for line in iterations} == {"2", "4", "6"}
+    assert all(("worker 1, trial 0: " in line) == (n_jobs > 1) for line in iterations)
+
+
 def test_one_bar_on_a_terminal(tmp_path: Path) -> None:
     parent, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
