@@ -114,6 +114,11 @@ class AutoSearch:
             )
             stack.callback(_quietly, study.leave)
             self.study = study.study
+            if study.is_evaluator_changed(self.problem.evaluator_code):
+                log.warning(
+                    "The evaluator's code has changed since this study began; results of earlier trials are"
+                    " kept. Give another study_name to evaluate everything again."
+                )
             interruption = stack.enter_context(_interruption())
             run = Run(
                 self.problem,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -123,6 +125,19 @@ class Problem:
             ),
             **self.plan.identity,
         }
+
+    @property
+    def evaluator_code(self) -> str | None:
+        """Digest of the source of the caller's own evaluator; None where there is none, or nothing to read."""
+        evaluator = self.settings.search_evaluator
+        named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
+        if evaluator is None or named.__module__.partition(".")[0] == "evaluators":
+            return None
+        try:
+            source = inspect.getsource(named)
+        except (OSError, TypeError):  # typed at a prompt, or compiled
+            return None
+        return hashlib.sha256(source.encode()).hexdigest()
 
     @property
     def _hardware_identity(self) -> Mapping[str, Any]:

@@ -40,6 +40,7 @@ from evaluators import Direction
 
 _FINGERPRINT = "autosearch:fingerprint"
 _COUNTERS = "autosearch:counters"
+_EVALUATOR = "autosearch:evaluator"
 _RETRIED = "autosearch:retried"
 _STOP = "autosearch:stop"
 
@@ -137,6 +138,17 @@ class SearchStudy:
         stamp_trials(storage, {OWNER: self.parents.me.id})
         self._settled = 0  # trials before this number have ended, and are known
         self._told: set[int] = set()  # others that have
+
+    def is_evaluator_changed(self, code: str | None) -> bool:
+        """Whether trials may have been evaluated by other code of the same name; notes the first.
+
+        Args:
+            code: Digest of the evaluator's source; None = nobody knows.
+        """
+        first = self._attributes().get(_EVALUATOR)
+        if first is None and code is not None:
+            self._storage.set_study_user_attr(self._id, _EVALUATOR, code)
+        return first is not None and code != first
 
     def leave(self) -> None:
         """Ends the signs of life."""

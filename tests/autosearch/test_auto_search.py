@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import linecache
 import logging
 import math
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,26 @@ def test_running_again_runs_nothing_twice(model: Path, feeds: Feeds, settings: d
     assert third.search_model() == candidates
     assert third.study is not None
     assert len(third.study.trials) == DISTINCT
+
+
+def test_an_evaluator_that_has_changed_is_noticed(
+    model: Path, feeds: Feeds, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Earlier results stay: the change may be a comment."""
+
+    def search(code: str) -> str:
+        source = tmp_path / "evaluator.py"
+        source.write_text(f"def score(path):\n    return {code}\n")
+        linecache.checkcache(str(source))
+        evaluator = runpy.run_path(str(source))["score"]
+        log = tmp_path / "own.log"
+        log.unlink(missing_ok=True)
+        given = {**settings, "search_evaluator": evaluator, "search_log_path": str(log)}
+        AutoSearch(None, given, model, feeds).search_model()
+        return log.read_text()
+
+    said = "WARNING The evaluator's code has changed since this study began"
+    assert [said in search(code) for code in ("0.5", "0.5", "0.25", "0.5")] == [False, False, True, False]
 
 
 def test_a_looser_tolerance_gets_its_models_back(model: Path, feeds: Feeds, settings: dict[str, Any]) -> None:
