@@ -30,7 +30,7 @@ SECONDS_PER_MAC = 1e-10
 
 _RANGE_WORK = {"MinMax": 0.02, "NonOverflow": 0.02, "Percentile": 0.1, "LayerWisePercentile": 0.5}
 _CLE_ROUNDS_UNTIL_CONVERGED = 10
-_GPTQ_ITERATIONS = 50
+_GPTQ_ITERATIONS = 30
 """Iterations of AdaRound that take as long as GPTQ with its coordinate descent."""
 
 

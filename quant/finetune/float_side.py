@@ -166,21 +166,34 @@ class FloatSide:
     def _gathered(self, cut: int) -> KeptBlocks | None:
         """All columns of a cut, or None if there is no room for them; then its batches wait in `_started`."""
         kinds, batches = self.kinds[cut][1], self._streamed(cut)
+        first = next(batches)
+        found = self._within(first, kinds, self.room // len(self.runner.feeds))
+        if found is None:
+            self._started = chain([first], batches)
+            return None
 
         def gather(batch: Streamed) -> list[list[Block]]:
             return [list(batch.blocks(columns)) for columns in kinds]
 
-        first = next(batches)
-        found = [gather(first)]
-        if len(self.runner.feeds) * size_bytes([found[0]]) > self.room:
-            self._started = chain([first], batches)
-            return None
         running = []
         for batch in batches:
             running.append(self.pool.submit(gather, batch))
             if len(running) > _AHEAD:
                 running[-_AHEAD].result()
-        return found + [future.result() for future in running]
+        return [found, *(future.result() for future in running)]
+
+    @staticmethod
+    def _within(batch: Streamed, kinds: Sequence[Columns], most_bytes: int) -> list[list[Block]] | None:
+        """All columns of a batch, or None as soon as they take more."""
+        found: list[list[Block]] = []
+        for columns in kinds:
+            found.append([])
+            for block in batch.blocks(columns):
+                most_bytes -= block.values.nbytes
+                if most_bytes < 0:
+                    return None
+                found[-1].append(block)
+        return found
 
 
 def size_bytes(kept: KeptBlocks | None) -> int:

@@ -128,6 +128,8 @@ def walk(
     runner = partial(SegmentRunner, feeds=feeds, providers=twins.providers, threads=twins.threads)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(max_workers=twins.threads or os.cpu_count()))
+        ahead = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        upcoming: Future[Iterator[BatchColumns]] | None = None
         float_runner = stack.enter_context(runner(twins.float_model, [(name,) for name, _ in kinds]))
         floats = FloatSide(float_runner, kinds, sampling, pool, None if wanted.samples else keep)
         cuts = [(group[0].quantized_input,) for group in groups] if wanted.quantized_inputs else []
@@ -138,9 +140,12 @@ def walk(
                 others = streamed(quantized.advance(), cuts[index][0], kinds[index][1], sampling)
             samples = _Samples(group, wanted)
             lanes = [_accumulators(group, wanted, weights) for _ in range(_lanes(group))]
-            _add_all(lanes, samples, zip(floats.batches(index), others, strict=wanted.quantized_inputs), pool)
-            moments = _results(group, lanes)
-            yield [(layer, own, samples.of(layer)) for layer, own in zip(group, moments, strict=True)]
+            columns = floats.batches(index) if upcoming is None else upcoming.result()
+            _add_all(lanes, samples, zip(columns, others, strict=wanted.quantized_inputs), pool)
+            moments = [*zip(group, _results(group, lanes), strict=True)]
+            if twins.threads != 1 and index + 1 < len(groups):  # while the group is being finetuned
+                upcoming = ahead.submit(floats.batches, index + 1)
+            yield [(layer, own, samples.of(layer)) for layer, own in moments]
 
 
 class _Samples:
