@@ -109,10 +109,8 @@ def result_lines(result: SearchResult, objectives: Objectives, ranked: list[Tria
     if result.infeasible:
         yield infeasible_line(result, objectives)
     for stage, count in result.stages.items():
-        found = count.memory_hits + count.disk_hits
-        yield (
-            f"Stage {stage}: computed {_times(count.computed)} in {count.seconds:.2f} s, found {_times(found)}"
-        )
+        computed, found = _times(count.computed), _times(count.memory_hits + count.disk_hits)
+        yield f"Stage {stage}: computed {computed} in {count.seconds:.2f} s, found {found}"
     if objectives.searched is None and result.candidates:
         yield f"Best trial(s):\n{best_table(result.front)}"
     yield f"Searched candidates: {len(result.candidates)}"

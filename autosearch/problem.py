@@ -128,7 +128,7 @@ class Problem:
 
     @property
     def evaluator_code(self) -> str | None:
-        """Digest of the source of the caller's own evaluator; None where there is none, or nothing to read."""
+        """Digest of the source of the caller's own evaluator; None where there is none, or no source."""
         evaluator = self.settings.search_evaluator
         named = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
         if evaluator is None or named.__module__.partition(".")[0] == "evaluators":
