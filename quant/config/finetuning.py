@@ -85,7 +85,7 @@ class FastFinetuneConfig(Level):
         DropRatio: Share of quantized inputs that a layer sees, the rest being the float model's: 1 = it
             makes up for the errors before it; 0 = statistics that all configurations share.
         RegParam, BetaRange, WarmStart: Of adaround's regulariser.
-        LogPeriod: Iterations between two lines in the log, at level DEBUG.
+        LogPeriod: Iterations between two lines in the log, at level DEBUG (``autosearch search --verbose``).
         Damping: Of GPTQ, as a share of mean(diag G).
         ActOrder: GPTQ takes the inputs with the greatest energy first.
         FixedSeed: Of the choice among columns (`MaxColumns`), the only thing that is random.
