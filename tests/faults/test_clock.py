@@ -40,7 +40,7 @@ def test_limits_and_order_do_not_follow_it(
 
     monkeypatch.setattr(time, "time", lambda: real() + offset)
     monkeypatch.setattr("autosearch.run.datetime", Clock)
-    monkeypatch.setattr("autosearch.study.datetime", Clock)
+    monkeypatch.setattr("autosearch.trial_records.datetime", Clock)
     limited = {
         **settings,
         "search_evaluator": evaluate,
