@@ -103,16 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     space.set_defaults(run=_space)
 
     quantize = commands.add_parser("quantize", help="quantize with a recorded configuration")
-    quantize.add_argument("model", metavar="MODEL.onnx")
-    quantize.add_argument(
-        "--config", required=True, metavar="best.json#0", help="record and its entry, or a sampled config"
-    )
-    quantize.add_argument("--trial", type=int, metavar="N", help="number of the trial, instead of the entry")
-    quantize.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
-    quantize.add_argument(
-        "--data", metavar="DATA.npz", help="calibration data; default: what was searched with"
-    )
-    quantize.add_argument("--batch-size", type=int, metavar="N", help="samples in a feed of --data")
+    _add_quantize(quantize)
     quantize.set_defaults(run=_quantize)
 
     sensitivity = commands.add_parser("sensitivity", help="show what each tensor loses by being narrow")
@@ -124,6 +115,19 @@ def _parser() -> argparse.ArgumentParser:
     cache_command.add_arguments(cache)
     cache.set_defaults(run=cache_command.run)
     return parser
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL.onnx")
+    parser.add_argument(
+        "--config", required=True, metavar="best.json#0", help="record and its entry, or a sampled config"
+    )
+    parser.add_argument("--trial", type=int, metavar="N", help="number of the trial, instead of the entry")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT.onnx")
+    parser.add_argument(
+        "--data", metavar="DATA.npz", help="calibration data; default: what was searched with"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="samples in a feed of --data")
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

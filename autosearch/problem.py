@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from autosearch.advanced import check_direction
 from autosearch.compat import changed, with_evaluator
 from autosearch.config import AutoSearchConfig
-from autosearch.devices import check_devices, read_devices
+from autosearch.devices import Devices, check_devices, read_devices
 from autosearch.digest import digest_of_json
 from autosearch.errors import ConfigError, OutputError
 from autosearch.evaluation import Evaluation, make_evaluation
@@ -212,12 +212,7 @@ def pose(
     plan.check(settings.search_seed, count_objectives(settings))
     _check_seed_trials(settings, plan)
     _check_not_empty(plan.first.space)
-    check_devices(
-        devices,
-        finetunes_on=_finetuning_devices(space, "OptimDevice"),
-        infers_on=_finetuning_devices(space, "InferDevice"),
-        providers=[name for names in space.values_of("execution_providers") for name in names],
-    )
+    _check_devices(devices, space)
     bench = Bench(
         float_model.path,
         held_out,
@@ -227,15 +222,30 @@ def pose(
     )
     evaluation = make_evaluation(settings, bench)
     problem = Problem(settings, base, float_model, data, held_out, plan.space, plan, evaluation, notes)
-    objectives = problem.objectives  # refuses metrics that nothing produces
-    if settings.search_pruner is not None:
-        make_pruner(settings.search_pruner, settings.search_pruner_params)
-        _check_parts(evaluation.software, problem.metric, held_out)
-    if settings.advanced_fastft_search and objectives.searched is not None:
-        check_direction(settings.advanced_fastft_params, objectives.searched)
+    _check_metrics(problem)
     _check_writable(Path(settings.search_output_dir))
     own_notes = () if jobs_note is None else (jobs_note,)
-    return replace(problem, notes=(*own_notes, *notes, *objectives.notes))
+    return replace(problem, notes=(*own_notes, *notes, *problem.objectives.notes))
+
+
+def _check_metrics(problem: Problem) -> None:
+    """Refuses metrics that nothing produces, and what those that there are do not allow."""
+    settings, objectives = problem.settings, problem.objectives
+    if settings.search_pruner is not None:
+        make_pruner(settings.search_pruner, settings.search_pruner_params)
+        _check_parts(problem.evaluation.software, problem.metric, problem.evaluation_data)
+    if settings.advanced_fastft_search and objectives.searched is not None:
+        check_direction(settings.advanced_fastft_params, objectives.searched)
+
+
+def _check_devices(devices: Devices, space: SearchSpace) -> None:
+    """Refuses what some configuration computes on and this machine lacks."""
+    check_devices(
+        devices,
+        finetunes_on=_finetuning_devices(space, "OptimDevice"),
+        infers_on=_finetuning_devices(space, "InferDevice"),
+        providers=[name for names in space.values_of("execution_providers") for name in names],
+    )
 
 
 def _finetuning_devices(space: SearchSpace, option: str) -> tuple[str, ...]:
