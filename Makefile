@@ -11,6 +11,7 @@ PIP_INSTALL = $(VENV)/bin/python -m pip install -qq --disable-pip-version-check 
 SEARCH_CONFIG ?= examples/digits/search.yaml
 OUTPUT_DIR ?= results/digits
 SEARCH_ARGS ?=
+# The same examples of property tests each time; `.venv/bin/python -m pytest` draws new ones.
 PYTEST_ARGS ?= -n 2 --dist loadfile --hypothesis-profile=ci
 
 .DEFAULT_GOAL := help
